@@ -1,0 +1,258 @@
+"""The on-policy base: PPO as a LightningModule whose hooks are what the other methods override.
+
+One ``training_step`` is one whole iteration: collect a rollout, estimate advantages, take PPO's epochs.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dapbench.losses import approximate_kl, clipped_surrogate, gaussian_entropy, gaussian_log_prob, value_loss
+from dapbench.on_policy.advantages import discounted_returns_so_far, gae
+from dapbench.on_policy.networks import Critic, GaussianActor
+from dapbench.on_policy.normalization import CLIP, EPSILON, RunningMeanStd
+from dapbench.on_policy.rollout import Collector, Rollout
+from dapbench.on_policy.tasks import env_seeds, make_env, make_envs
+from dapbench.on_policy.updates import Batch, Update
+
+
+class Divergence(Exception):
+    """A quantity of the run is no longer finite."""
+
+    def __init__(self, quantity: str) -> None:
+        super().__init__(f"{quantity} is no longer finite")
+        self.quantity = quantity
+
+
+def namespace(mapping: Mapping[str, Any]) -> SimpleNamespace:
+    """A configuration as attributes, recursively."""
+    return SimpleNamespace(**{k: namespace(v) if isinstance(v, Mapping) else v for k, v in mapping.items()})
+
+
+class OnPolicy(pl.LightningModule):
+    """PPO (Schulman et al. 2017) with a diagonal Gaussian policy, and the hooks that derived methods override.
+
+    Hooks, in the order of an iteration: :meth:`build` (networks), :meth:`make_updates` (their optimisers),
+    :meth:`prepare` (after the rollout), :meth:`estimate` (advantages, once per epoch or per rollout),
+    :meth:`loss` (one minibatch), :meth:`finish` (after the epochs).
+
+    Args:
+        config: a run's resolved configuration (``task``, ``method``, ``profile``, ``seed``, ``compile``, ...).
+    """
+
+    observation_stats: RunningMeanStd
+    reward_stats: RunningMeanStd
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.config = dict(config)
+        self.hp = namespace(config["method"])
+        self.clock = Clock()
+        self.env_steps = 0
+        self.metrics: list[dict[str, float]] = []
+        self.episodes: list[tuple[float, int]] = []
+        env = make_env(config["task"])
+        self.observation_size, self.action_size = env.observation_space.shape[0], env.action_space.shape[0]
+        self.action_low, self.action_high = env.action_space.low, env.action_space.high
+        env.close()
+        self.observation_stats = RunningMeanStd((self.observation_size,))
+        self.reward_stats = RunningMeanStd(())
+        self.generator = torch.Generator().manual_seed(config["seed"])
+        self.noise = np.random.default_rng([config["seed"], 2])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config["seed"])
+            self.build()
+
+    # -- hooks -------------------------------------------------------------------------------------------------------
+
+    def build(self) -> None:
+        """Makes the networks."""
+        self.actor = GaussianActor(self.observation_size, self.hp.hidden, self.action_size, self.hp.log_std)
+        self.critic = Critic(self.observation_size, self.hp.hidden)
+
+    def make_updates(self) -> dict[str, Update]:
+        """The optimisers by name; ``policy`` takes PPO's epochs."""
+        return {"policy": self.update_of({"actor": self.actor, "critic": self.critic}, self.loss)}
+
+    def prepare(self, rollout: Rollout, data: Batch) -> list[Batch]:
+        """Adds to the flat rollout ``data`` {name: [T·E, ...]}; returns further tables for the minibatches."""
+        return []
+
+    def estimate(self, rollout: Rollout) -> Batch:
+        """Advantages and value targets [T·E] under the current value function."""
+        values, next_values = self.values(rollout, self.critic)
+        advantages = gae(
+            self.scaled_rewards,
+            values,
+            next_values,
+            rollout.terminations,
+            rollout.dones,
+            self.hp.gamma,
+            self.hp.gae_lambda,
+        )
+        return {"advantages": self.flat(advantages), "returns": self.flat(advantages + values)}
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """PPO's loss on one minibatch (Schulman et al. 2017, eq. 9), and what to report of it."""
+        mean, log_std = self.actor(batch["observations"])
+        log_prob = gaussian_log_prob(batch["actions"], mean, log_std)
+        advantages = batch["advantages"]
+        advantages = (advantages - advantages.mean()) / (advantages.std() + EPSILON)
+        policy = clipped_surrogate(log_prob, batch["log_probs"], advantages, self.hp.clip)
+        value = value_loss(self.critic(batch["observations"]), batch["returns"])
+        entropy = gaussian_entropy(log_std)
+        metrics = {
+            "policy_loss": policy,
+            "value_loss": value,
+            "entropy": entropy,
+            "approx_kl": approximate_kl(log_prob, batch["log_probs"]),
+            "clip_fraction": ((log_prob - batch["log_probs"]).exp() - 1.0).abs().gt(self.hp.clip).float().mean(),
+        }
+        return policy + self.hp.value_weight * value - self.hp.entropy_weight * entropy, metrics
+
+    def finish(self, rollout: Rollout, data: Batch) -> dict[str, float]:
+        """Whatever follows PPO's epochs; returns further metrics."""
+        return {}
+
+    # -- one iteration -----------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """One iteration: rollout, advantages, PPO's epochs."""
+        self.updates["policy"].set_learning_rate(self.hp.learning_rate * (1.0 - self.progress))
+        with self.clock("rollout"):
+            noise = self.noise.standard_normal((self.collector.steps, self.hp.num_envs, self.action_size), np.float32)
+            rollout = self.collector.collect(self.mean_action(), noise * self.actor.log_std.exp().detach().cpu().numpy())
+        self.require_finite(observations=rollout.observations, rewards=rollout.rewards)
+        data = self.flatten(rollout)
+        tables = [data, *self.prepare(rollout, data)]
+        with self.clock("update"):
+            metrics = self.optimize(rollout, data, tables)
+        metrics |= self.finish(rollout, data)
+        self.require_finite(parameters=self.updates["policy"].flat, **metrics)
+        self.observation_stats.update(rollout.observations[:-1].reshape(-1, self.observation_size))
+        self.env_steps += rollout.rewards.size
+        self.metrics.append(metrics)
+        self.episodes += zip(rollout.episode_returns.tolist(), rollout.episode_lengths.tolist(), strict=True)
+
+    def optimize(self, rollout: Rollout, data: Batch, tables: list[Batch]) -> dict[str, float]:
+        """PPO's epochs over the rollout, with advantages estimated anew before each one if so configured."""
+        minibatches = len(data["actions"]) // self.hp.minibatch_size
+        epochs = []
+        for epoch in range(self.hp.update_epochs):
+            if epoch == 0 or self.hp.recompute_advantages:
+                data |= self.estimate(rollout)
+            if epoch == 0:
+                unexplained = (data["returns"] - data["old_values"]).var() / (data["returns"].var() + EPSILON)
+            epochs.append(self.updates["policy"].epoch(tables, minibatches, self.generator))
+        means = {name: float(np.mean([metrics[name] for metrics in epochs])) for name in epochs[0]}
+        # The policy's shift is what it is after the last epoch, not on the way there.
+        means |= {name: epochs[-1][name] for name in ("approx_kl", "clip_fraction")}
+        rate = float(self.updates["policy"].optimizer.param_groups[0]["lr"])
+        return means | {"explained_variance": 1.0 - float(unexplained), "learning_rate": rate}
+
+    # -- helpers for the hooks ---------------------------------------------------------------------------------------
+
+    def update_of(
+        self, modules: Mapping[str, nn.Module], loss: Callable[[Batch], tuple[Tensor, dict[str, Tensor]]], **options: Any
+    ) -> Update:
+        """An :class:`Update` with PPO's learning rate and clipping unless ``options`` say otherwise."""
+        defaults = {
+            "learning_rate": self.hp.learning_rate,
+            "eps": self.hp.adam_eps,
+            "max_grad_norm": self.hp.max_grad_norm,
+            "compile": self.config["compile"],
+        }
+        return Update(modules, loss, **defaults | options)
+
+    def flat(self, array: np.ndarray) -> Tensor:
+        """An array [T, E, ...] as a float32 tensor [T·E, ...] on the module's device."""
+        return torch.as_tensor(array, dtype=torch.float32, device=self.device).flatten(0, 1)
+
+    def flatten(self, rollout: Rollout) -> Batch:
+        """The rollout as PPO's loss reads it, and its rewards scaled for :meth:`estimate`."""
+        if self.hp.scale_rewards:
+            returns, self.discounted_return = discounted_returns_so_far(
+                rollout.rewards, rollout.dones, self.discounted_return, self.hp.gamma
+            )
+            self.reward_stats.update(returns.ravel())
+            self.scaled_rewards = np.clip(rollout.rewards / self.reward_stats.std(), -CLIP, CLIP)
+        else:
+            self.scaled_rewards = rollout.rewards
+        observations = self.observation_stats.normalize(self.flat(rollout.observations[:-1]))
+        actions = self.flat(rollout.actions)
+        with torch.no_grad():
+            log_probs = gaussian_log_prob(actions, *self.actor(observations))
+            old_values = self.critic(observations)
+        return {"observations": observations, "actions": actions, "log_probs": log_probs, "old_values": old_values}
+
+    @torch.no_grad()
+    def values(self, rollout: Rollout, critic: nn.Module) -> tuple[np.ndarray, np.ndarray]:
+        """V of each state [T, E], and of each state that followed: an ended episode's is its true last one."""
+        steps, envs = rollout.rewards.shape
+        states = np.concatenate([rollout.observations.reshape(-1, self.observation_size), rollout.final_observations])
+        states = self.observation_stats.normalize(torch.as_tensor(states, device=self.device))
+        values = critic(states).double().cpu().numpy()
+        by_step = values[: (steps + 1) * envs].reshape(steps + 1, envs)
+        next_values = by_step[1:].copy()
+        next_values[rollout.ends] = values[(steps + 1) * envs :]
+        return by_step[:-1], next_values
+
+    def mean_action(self) -> Callable[[np.ndarray], np.ndarray]:
+        """A numpy copy of the policy's mean with its observation statistics: raw [B, O] to [B, A]."""
+        forward = self.actor.mean.to_numpy()
+        mean = self.observation_stats.mean.float().cpu().numpy()
+        scale = (1.0 / (self.observation_stats.var + EPSILON).sqrt()).float().cpu().numpy()
+        return lambda observations: forward(np.clip((observations - mean) * scale, -CLIP, CLIP))
+
+    def require_finite(self, **quantities: Any) -> None:
+        """Stops the run at the first quantity that is not finite."""
+        for name, value in quantities.items():
+            if not bool(torch.as_tensor(value).isfinite().all()):
+                raise Divergence(name)
+
+    @property
+    def progress(self) -> float:
+        """The share of the schedules' horizon that has passed, at most 1."""
+        profile = self.config["profile"]
+        return min(1.0, self.env_steps / (profile["schedule_epochs"] * profile["epoch_steps"]))
+
+    # -- Lightning ---------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Makes the updates, whose optimisers Lightning then checkpoints."""
+        self.updates = self.make_updates()
+        return [update.optimizer for update in self.updates.values()]
+
+    def on_fit_start(self) -> None:
+        """Makes and seeds the environments."""
+        envs = make_envs(self.config["task"], self.hp.num_envs)
+        self.collector = Collector(envs, self.hp.rollout_steps, env_seeds(self.config["seed"], self.hp.num_envs))
+        self.discounted_return = np.zeros(self.hp.num_envs)
+
+    def on_fit_end(self) -> None:
+        """Closes the environments."""
+        self.collector.envs.close()
+
+
+class Clock:
+    """Seconds spent in each named phase of a run."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Adds the block's time to ``phase``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start

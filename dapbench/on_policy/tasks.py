@@ -1,0 +1,54 @@
+"""Environments: vectorised Gymnasium tasks with Box spaces, seeded without overlap between runs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import FlattenObservation
+
+from dapbench.errors import UserError
+
+
+def make_env(task: Mapping[str, Any]) -> gym.Env:
+    """One environment of a task (``env_id`` and ``env_kwargs`` of ``conf/task``) with flat observations.
+
+    Raises:
+        UserError: Gymnasium cannot make it, or its spaces are not bounded Box actions and Box observations.
+    """
+    try:
+        env = gym.make(task["env_id"], **task["env_kwargs"])
+    except (gym.error.Error, TypeError, ValueError) as error:
+        message = f"cannot make task {task['name']}: {str(error).splitlines()[0]}; check its file in conf/task"
+        raise UserError(message) from error
+    for kind, space in (("observation", env.observation_space), ("action", env.action_space)):
+        if not isinstance(space, gym.spaces.Box):
+            raise UserError(f"task {task['name']} has the {kind} space {space}; dapbench needs a Box")
+    if len(env.action_space.shape) != 1 or not np.isfinite([env.action_space.low, env.action_space.high]).all():
+        raise UserError(f"task {task['name']} has the action space {env.action_space}; dapbench needs a bounded vector")
+    return env if len(env.observation_space.shape) == 1 else FlattenObservation(env)
+
+
+def make_envs(task: Mapping[str, Any], num_envs: int) -> SyncVectorEnv:
+    """``num_envs`` copies of a task, stepped in turn on one core.
+
+    An episode's end resets its environment within the same step: the true last observation arrives in
+    ``infos["final_obs"]`` and no reset transition ever looks like a step.
+    """
+    return SyncVectorEnv([lambda: make_env(task)] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+
+
+def env_seeds(seed: int, num_envs: int, stream: int = 0) -> list[int]:
+    """One seed for each environment; runs, and streams within a run (0 trains, 1 evaluates), never share one."""
+    return [int(word) for word in np.random.SeedSequence([seed, stream]).generate_state(num_envs)]
+
+
+def to_env_actions(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Maps policy actions [..., A] from [-1, 1] to the action space's bounds, clipping what lies outside."""
+    return low + (np.clip(actions, -1.0, 1.0) + 1.0) * (0.5 * (high - low))
+
+
+def to_policy_actions(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """The inverse of :func:`to_env_actions` on actions [..., A] within the bounds."""
+    return 2.0 * (actions - low) / (high - low) - 1.0

@@ -1,0 +1,197 @@
+"""Gradient steps as one compiled graph: minibatch, loss, gradient, clipping and Adam in a single call.
+
+A method writes a loss; :class:`Update` turns it into optimiser steps. The parameters that it trains live in one flat
+tensor (each module parameter is a view into it), so that clipping and Adam are one loop each and the graph has few
+inputs to guard. The optimiser is an ordinary ``torch.optim.Adam`` over that tensor, whose state Lightning checkpoints.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value
+from torch.optim.adam import adam
+
+Batch = dict[str, Tensor]
+Loss = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
+
+torch._dynamo.config.recompile_limit = 64  # every Update and every table size is one entry of the same function
+torch._inductor.config.compile_threads = 1  # one run is one core
+
+
+@cache
+def can_compile() -> bool:
+    """Whether a C++ compiler is there; says once, in one line, that updates run eagerly if none is."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        print("no C++ compiler found: updates run eagerly and slower (install g++ or clang++)", file=sys.stderr)
+        return False
+    return True
+
+
+def maybe_compile(function: Callable, compile: bool) -> Callable:
+    """``function`` compiled as a single graph if asked for and possible, else as it is."""
+    return torch.compile(function, fullgraph=True, dynamic=False) if compile and can_compile() else function
+
+
+def flatten_parameters(parameters: Sequence[nn.Parameter]) -> nn.Parameter:
+    """One flat parameter that shares its memory with each of ``parameters``, which become views into it."""
+    flat = torch.cat([p.detach().reshape(-1) for p in parameters])
+    for parameter, piece in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.data = piece.view_as(parameter)
+    return nn.Parameter(flat)
+
+
+class _LossModule(nn.Module):
+    """Lets ``functional_call`` swap the parameters of the modules that a loss function uses."""
+
+    def __init__(self, modules: Mapping[str, nn.Module], loss: Loss) -> None:
+        super().__init__()
+        self.modules_by_name = nn.ModuleDict(modules)
+        self.loss = loss
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.loss(batch)
+
+
+class Update:
+    """Minibatch steps of Adam on one loss.
+
+    Args:
+        modules: the modules whose trainable parameters the loss trains; nothing else moves.
+        loss: maps a minibatch {name: [B, ...]} to a scalar and a dictionary of scalar metrics. Numbers that change
+            from one iteration to the next must be tensors (buffers), since Python numbers are compiled in.
+        learning_rate, eps: Adam's.
+        max_grad_norm: the gradient's norm is clipped to it.
+        compile: compile the step.
+        unroll: minibatches in one compiled call, if their number divides by it.
+    """
+
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        loss: Loss,
+        learning_rate: float,
+        *,
+        eps: float = 1e-8,
+        max_grad_norm: float = math.inf,
+        compile: bool = True,
+        unroll: int = 1,
+    ) -> None:
+        self._module = _LossModule(modules, loss)
+        named = {name: p for name, p in self._module.named_parameters() if p.requires_grad}
+        self._names = list(named)
+        self._shapes = [p.shape for p in named.values()]
+        self._sizes = [p.numel() for p in named.values()]
+        self.flat = flatten_parameters(list(named.values()))
+        # The rate is a tensor, so that a schedule does not recompile the step.
+        rate = torch.tensor(learning_rate, device=self.flat.device)
+        self.optimizer = torch.optim.Adam([self.flat], lr=rate, eps=eps, capturable=self.flat.is_cuda)
+        self.optimizer.state[self.flat] = {
+            "step": torch.zeros((), device=self.flat.device),
+            "exp_avg": torch.zeros_like(self.flat),
+            "exp_avg_sq": torch.zeros_like(self.flat),
+        }
+        self._eps = eps
+        self._max_grad_norm = max_grad_norm
+        self._unroll = unroll
+        self._gradient = grad_and_value(self._objective, has_aux=True)
+        self._compiled_steps = maybe_compile(self._steps, compile)
+        self._metric_names: list[str] = []
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Sets Adam's learning rate without a recompilation."""
+        self.optimizer.param_groups[0]["lr"].fill_(learning_rate)
+
+    def epoch(self, tables: Sequence[Batch], minibatches: int, generator: torch.Generator) -> dict[str, float]:
+        """One pass over the data in random minibatches.
+
+        Args:
+            tables: each a dictionary of tensors with one leading length N; every minibatch takes N // minibatches
+                rows of every table. Names are unique over the tables.
+            minibatches: how many steps to take.
+            generator: shuffles the rows.
+
+        Returns:
+            The metrics' means over the steps, with the loss (``loss``) and the gradient's norm (``grad_norm``).
+        """
+        unroll = self._unroll if minibatches % self._unroll == 0 else 1
+        device = self.flat.device
+        indices = []
+        for table in tables:
+            length = len(next(iter(table.values())))
+            order = torch.randperm(length, generator=generator).to(device)
+            size = length // minibatches
+            indices.append(order[: size * minibatches].view(minibatches // unroll, unroll, size))
+        if not self._metric_names:
+            first = self._rows(tables, [index[0, 0] for index in indices])
+            self._metric_names = ["loss", "grad_norm", *self._module(first)[1]]
+        state = self.optimizer.state[self.flat]
+        arguments = (
+            self.flat.detach(),
+            state["exp_avg"],
+            state["exp_avg_sq"],
+            state["step"],
+            self.optimizer.param_groups[0]["lr"],
+            tables,
+        )
+        total: Tensor | float = 0.0
+        with torch.no_grad():
+            for call in range(minibatches // unroll):
+                total = total + self._compiled_steps(*arguments, [index[call] for index in indices])
+        means = (torch.as_tensor(total) / minibatches).tolist()
+        return dict(zip(self._metric_names, means, strict=True))
+
+    @staticmethod
+    def _rows(tables: Sequence[Batch], indices: Sequence[Tensor]) -> Batch:
+        return {
+            name: column[index] for table, index in zip(tables, indices, strict=True) for name, column in table.items()
+        }
+
+    def _objective(self, flat: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        pieces = flat.split(self._sizes)
+        views = {n: piece.view(s) for n, piece, s in zip(self._names, pieces, self._shapes, strict=True)}
+        return functional_call(self._module, views, (batch,))
+
+    def _steps(
+        self,
+        flat: Tensor,
+        exp_avg: Tensor,
+        exp_avg_sq: Tensor,
+        step: Tensor,
+        rate: Tensor,
+        tables: Sequence[Batch],
+        indices: Sequence[Tensor],
+    ) -> Tensor:
+        """The graph: ``unroll`` steps in place; returns the sum of [loss, grad_norm, *metrics] over them."""
+        total: Tensor | float = 0.0
+        for i in range(len(indices[0])):
+            gradient, (loss, metrics) = self._gradient(flat, self._rows(tables, [index[i] for index in indices]))
+            norm = gradient.norm()
+            gradient = gradient * (self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+            adam(
+                [flat],
+                [gradient],
+                [exp_avg],
+                [exp_avg_sq],
+                [],
+                [step],
+                foreach=False,
+                capturable=flat.is_cuda,
+                amsgrad=False,
+                beta1=0.9,
+                beta2=0.999,
+                lr=rate,
+                weight_decay=0.0,
+                eps=self._eps,
+                maximize=False,
+            )
+            total = total + torch.stack([loss, norm, *metrics.values()]).detach()
+        return total
