@@ -1,0 +1,185 @@
+"""Tables and figures as items of the report: a title, a sentence computed from the data, and what is shown.
+
+A function that makes one is decorated with `table` or `figure`. It raises `Absent` where its data are not there; the
+item is then a `Skipped` one whose sentence says why. All three show themselves in Jupyter.
+"""
+
+import base64
+import functools
+import html
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import matplotlib as mpl
+import matplotlib.figure
+import pandas as pd
+
+from dapbench.files import whole, write_text
+from dapbench.report.results import Results
+
+
+class Absent(Exception):
+    """An item has no data to be made of; the message is the sentence that stands in its place."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """What every item has: the stem of its files, its title and its sentence."""
+
+    name: str
+    title: str
+    sentence: str
+
+    def body(self) -> str:
+        """The item's content as HTML."""
+        return ""
+
+    def save(self, folder: Path) -> list[Path]:
+        """Writes the item's files under ``folder``."""
+        return []
+
+    def _repr_html_(self) -> str:
+        return f"<h3>{html.escape(self.title)}</h3><p>{html.escape(self.sentence)}</p>{self.body()}"
+
+
+@dataclass(frozen=True)
+class Skipped(Item):
+    """An item without data."""
+
+
+@dataclass(frozen=True)
+class Table(Item):
+    """A table.
+
+    Attributes:
+        shown: the cells as text; ``**x**`` is bold.
+        values: the numbers behind it, tidy and unrounded; written as csv.
+        note: how to read it.
+    """
+
+    shown: pd.DataFrame
+    values: pd.DataFrame
+    note: str = ""
+
+    def save(self, folder: Path) -> list[Path]:
+        """Writes tables/<name>.csv, .md and .tex."""
+        stem = folder / "tables" / self.name
+        contents = {".csv": self.values.to_csv(index=False), ".md": self.markdown(), ".tex": self.latex()}
+        for suffix, content in contents.items():
+            write_text(stem.with_suffix(suffix), content)
+        return [stem.with_suffix(suffix) for suffix in contents]
+
+    def markdown(self) -> str:
+        """The table in GitHub's Markdown, its columns padded."""
+        rows = [[str(name) for name in self.shown], *self.shown.astype(str).to_numpy().tolist()]
+        rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
+        lines.insert(1, "| " + " | ".join("-" * w for w in widths) + " |")
+        return "\n\n".join(filter(None, [f"**{self.title}.** {self.sentence}", "\n".join(lines), self.note])) + "\n"
+
+    def latex(self) -> str:
+        """The table as a LaTeX float; it needs the packages booktabs and graphicx."""
+        rows = [" & ".join(map(_latex, row)) + r" \\" for row in self.shown.astype(str).to_numpy().tolist()]
+        lines = [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_latex(' '.join(filter(None, [f'{self.title}.', self.sentence, self.note])))}}}",
+            rf"\label{{tab:{self.name}}}",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{",
+            rf"\begin{{tabular}}{{l{'r' * (len(self.shown.columns) - 1)}}}",
+            r"\toprule",
+            " & ".join(_latex(str(name)) for name in self.shown) + r" \\",
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}}",
+            r"\end{table}",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def body(self) -> str:
+        """The table as HTML."""
+        head = "".join(f"<th>{html.escape(str(name))}</th>" for name in self.shown)
+        rows = ["".join(f"<td>{_bold_html(cell)}</td>" for cell in row) for row in self.shown.astype(str).to_numpy()]
+        lines = "\n".join(f"<tr>{row}</tr>" for row in rows)
+        note = f'\n<p class="note">{html.escape(self.note)}</p>' if self.note else ""
+        return f'<div class="wide"><table>\n<tr>{head}</tr>\n{lines}\n</table></div>{note}'
+
+
+@dataclass(frozen=True)
+class Figure(Item):
+    """A figure."""
+
+    figure: matplotlib.figure.Figure
+
+    # Without dates and version, and with ids drawn from a fixed salt, a figure's bytes depend on its data alone.
+    METADATA: ClassVar[dict[str, dict[str, None]]] = {
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+        "svg": {"Date": None, "Creator": None},
+        "png": {"Software": None},
+    }
+
+    @functools.cached_property
+    def files(self) -> dict[str, bytes]:
+        """The figure's bytes by format."""
+        rendered = {}
+        with mpl.rc_context({"svg.hashsalt": "dapbench", "pdf.fonttype": 42}):
+            for form, metadata in self.METADATA.items():
+                buffer = io.BytesIO()
+                self.figure.savefig(buffer, format=form, metadata=metadata, dpi=150)
+                rendered[form] = buffer.getvalue()
+        return rendered
+
+    def save(self, folder: Path) -> list[Path]:
+        """Writes figures/<name>.pdf, .svg and .png."""
+        paths = [folder / "figures" / f"{self.name}.{form}" for form in self.files]
+        for path, content in zip(paths, self.files.values(), strict=True):
+            with whole(path) as temporary:
+                temporary.write_bytes(content)
+        return paths
+
+    def body(self) -> str:
+        """The smaller of the svg and the png as an HTML image that needs no file."""
+        form, kind = min([("svg", "svg+xml"), ("png", "png")], key=lambda choice: len(self.files[choice[0]]))
+        data = base64.b64encode(self.files[form]).decode()
+        return f'<img alt="{html.escape(self.title)}" src="data:image/{kind};base64,{data}">'
+
+
+def table(name: str, title: str) -> Callable[[Callable[[Results], tuple]], Callable[[Results], Item]]:
+    """Makes a `Table` from what a function returns: sentence, shown, values and optionally a note."""
+    return functools.partial(_item, Table, name, title)
+
+
+def figure(name: str, title: str) -> Callable[[Callable[[Results], tuple]], Callable[[Results], Item]]:
+    """Makes a `Figure` from what a function returns: sentence and matplotlib figure."""
+    return functools.partial(_item, Figure, name, title)
+
+
+def _item(kind: type[Item], name: str, title: str, make: Callable[[Results], tuple]) -> Callable[[Results], Item]:
+    @functools.wraps(make)
+    def made(results: Results) -> Item:
+        try:
+            return kind(name, title, *make(results))
+        except Absent as reason:
+            return Skipped(name, title, str(reason))
+
+    return made
+
+
+def _bold_html(text: str) -> str:
+    return re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html.escape(text))
+
+
+LATEX = {"\\": r"\textbackslash{}", "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "†": r"\textdagger{}", "≥": r"$\geq$"}
+LATEX |= {character: rf"\{character}" for character in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\^{}"}
+LATEX |= {"·": r"\textperiodcentered{}", "–": "--", "<": r"\textless{}", ">": r"\textgreater{}"}
+
+
+def _latex(text: str) -> str:
+    escaped = "".join(LATEX.get(character, character) for character in text)
+    return re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", escaped)

@@ -1,0 +1,244 @@
+"""Run directories as tidy frames: one row a run, or a run's epoch, or a run's part of the time."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dapbench.errors import UserError
+from dapbench.report.statistics import Reference, filled, reference_scores
+
+KEY = ["task", "method", "seed"]
+BASELINE, SUBJECT = "ppo", "ppo_dap"  # the comparison that the study is about
+METRICS = {"alc40": "ALC@40", "final_return": "Final return", "eval_return": "Evaluation return"}
+CURVE_COLUMNS = ["epoch", "env_steps", "return_mean", "return_std", "episodes"]
+SUMMARY_KEYS = [*KEY, "env_steps", "epochs", *METRICS, "config"]
+TIMING_KEYS = ["steps_per_second", "wall_seconds", "peak_memory_bytes"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run that a profile asks for, and the group of the profile that asks for it."""
+
+    group: str
+    task: str
+    method: str
+    seed: int
+
+
+def cells(profile: Mapping[str, Any]) -> Iterator[Cell]:
+    """The runs of a profile: its tasks, methods and seeds under ``main``, then each group with methods of its own."""
+    groups = {"main": profile, **{k: v for k, v in profile.items() if isinstance(v, Mapping) and "methods" in v}}
+    seen = set()
+    for name, group in groups.items():
+        for task in group.get("tasks") or profile["tasks"]:
+            for method in group["methods"]:
+                for seed in group.get("seeds") or profile["seeds"]:
+                    if (task, method, seed) not in seen:
+                        seen.add((task, method, seed))
+                        yield Cell(name, task, method, int(seed))
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that a profile's runs left, and what is missing.
+
+    Attributes:
+        curves: a row for each run and epoch: KEY, then curve.csv's columns.
+        summaries: a row for each run: KEY, group, METRICS, env_steps, epochs, eval_std, eval_episodes, logs_*.
+        timings: a row for each run with a timing.json: KEY, group and TIMING_KEYS.
+        seconds: a row for each run and part of its time: KEY, part, seconds.
+        failures: a row for each failed run: KEY, group, epoch, quantity, message, last_good_checkpoint.
+        missing: a row for each run that has left neither a summary nor a failure: KEY, group.
+        configs: the resolved configuration of one run of each (task, method).
+        machines: the distinct machines and versions that runs were made with, as timing.json has them.
+        overhead: the rows of every overhead.json: task, method, repeat and what was measured.
+    """
+
+    profile: Mapping[str, Any]
+    folder: Path
+    curves: pd.DataFrame
+    summaries: pd.DataFrame
+    timings: pd.DataFrame
+    seconds: pd.DataFrame
+    failures: pd.DataFrame
+    missing: pd.DataFrame
+    configs: dict[tuple[str, str], dict[str, Any]]
+    machines: list[dict[str, Any]]
+    overhead: pd.DataFrame
+
+    @property
+    def tasks(self) -> list[str]:
+        """The profile's tasks that have runs, in the profile's order."""
+        return _present(self.profile["tasks"], self.summaries.loc[self.summaries.group == "main", "task"])
+
+    @property
+    def methods(self) -> list[str]:
+        """The profile's methods that have runs, in the profile's order."""
+        return _present(self.profile["methods"], self.summaries.loc[self.summaries.group == "main", "method"])
+
+    @cached_property
+    def titles(self) -> dict[str, str]:
+        """What tasks and methods are called in text, from the configurations; a name without a run is its own title."""
+        named: dict[str, str] = {}
+        for config in self.configs.values():
+            for part in (config["task"], config["method"]):
+                named[part["name"]] = part.get("title", part["name"])
+        for cell in cells(self.profile):
+            named.setdefault(cell.task, cell.task)
+            named.setdefault(cell.method, cell.method)
+        return named
+
+    def method_config(self, method: str) -> dict[str, Any]:
+        """A method's resolved configuration; empty where it has no run."""
+        return next((config["method"] for (_, name), config in self.configs.items() if name == method), {})
+
+    @property
+    def baselines(self) -> list[str]:
+        """The methods that start from nothing, so that the online budget is all that they cost."""
+        return [m for m in self.methods if self.method_config(m).get("starts_from", "nothing") == "nothing"]
+
+    def scores(self, metric: str, task: str, method: str) -> np.ndarray:
+        """A metric's values by seed, shape (runs,), without the runs that have none."""
+        chosen = self.summaries[(self.summaries.task == task) & (self.summaries.method == method)]
+        return chosen.sort_values("seed")[metric].dropna().to_numpy(float)
+
+    def curve_array(self, task: str, method: str, column: str = "return_mean") -> np.ndarray:
+        """A column of the filled curves, shape (epochs, runs), up to the shortest run."""
+        chosen = self.curves[(self.curves.task == task) & (self.curves.method == method)]
+        runs = [filled(run.sort_values("epoch")[column].to_numpy(float)) for _, run in chosen.groupby("seed")]
+        epochs = min((len(run) for run in runs), default=0)
+        return np.stack([run[:epochs] for run in runs], axis=-1) if runs else np.empty((0, 0))
+
+    @cached_property
+    def references(self) -> dict[str, Reference]:
+        """What counts as 0 and 1 on each task.
+
+        Where no reference is committed: the lowest method's mean return of the first epoch and the highest method's
+        mean final return, both of these results.
+        """
+        chosen = {task: reference for task, reference in reference_scores().items() if task in self.tasks}
+        for task in set(self.tasks) - set(chosen):
+            curves = [self.curve_array(task, m) for m in self.methods if len(self.scores("final_return", task, m))]
+            finals = [self.scores("final_return", task, m) for m in self.methods]
+            first = min(float(curve[0].mean()) for curve in curves)
+            last = max(float(final.mean()) for final in finals if len(final))
+            if last > first:
+                chosen[task] = Reference(first, last, "these results")
+        return chosen
+
+
+def load_results(results_dir: Path, profile: Mapping[str, Any]) -> Results:
+    """Reads ``results_dir/<profile>``; runs that are not there are listed as missing.
+
+    Args:
+        results_dir: the root that holds a folder for each profile.
+        profile: conf/profile/<name>.yaml, composed.
+
+    Raises:
+        UserError: a file is malformed; it is named.
+    """
+    folder = Path(results_dir) / profile["name"]
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    curves: list[pd.DataFrame] = []
+    configs: dict[tuple[str, str], dict[str, Any]] = {}
+    machines: list[dict[str, Any]] = []
+    for cell in cells(profile):
+        run = folder / "runs" / cell.task / cell.method / str(cell.seed)
+        key: dict[str, Any] = {"task": cell.task, "method": cell.method, "seed": cell.seed, "group": cell.group}
+        if (run / "failure.json").exists():
+            rows["failures"].append({**_json(run / "failure.json", [*KEY, "message"]), **key})
+        elif not (run / "summary.json").exists():
+            rows["missing"].append(key)
+        else:
+            summary = _json(run / "summary.json", SUMMARY_KEYS)
+            _same_run(run / "summary.json", summary, cell)
+            curve = _curve(run / "curve.csv")
+            configs.setdefault((cell.task, cell.method), summary["config"])
+            rows["summaries"].append({**_flat(summary), **key})
+            curves.append(curve.assign(**{name: key[name] for name in KEY}))
+            if (run / "timing.json").exists():
+                timing = _json(run / "timing.json", TIMING_KEYS)
+                rows["timings"].append({**{name: timing[name] for name in TIMING_KEYS}, **key})
+                rows["seconds"] += [
+                    {**key, "part": part, "seconds": s} for part, s in timing.get("seconds", {}).items()
+                ]
+                made_with = {name: timing.get(name, {}) for name in ("machine", "versions")}
+                machines += [made_with] if made_with not in machines else []
+    overhead = [
+        row for path in sorted(folder.glob("overhead/*/overhead.json")) for row in _json(path, ["task", "runs"])["runs"]
+    ]
+    return Results(
+        profile,
+        folder,
+        pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(columns=[*KEY, *CURVE_COLUMNS]),
+        _frame(rows["summaries"], [*KEY, "group", *METRICS, "env_steps", "epochs", "logs_quality"]),
+        _frame(rows["timings"], [*KEY, "group", *TIMING_KEYS]),
+        _frame(rows["seconds"], [*KEY, "group", "part", "seconds"]),
+        _frame(rows["failures"], [*KEY, "group", "epoch", "quantity", "message", "last_good_checkpoint"]),
+        _frame(rows["missing"], [*KEY, "group"]),
+        configs,
+        machines,
+        pd.DataFrame(overhead),
+    )
+
+
+def _present(wanted: Iterable[str], found: pd.Series) -> list[str]:
+    there = set(found)
+    return [name for name in wanted if name in there]
+
+
+def _frame(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows)
+    return frame.reindex(columns=[*columns, *(name for name in frame if name not in columns)])
+
+
+def _flat(summary: dict[str, Any]) -> dict[str, Any]:
+    """A summary without its configuration, its logs' fields as columns, its empty cells as NaN."""
+    row = {name: value for name, value in summary.items() if not isinstance(value, dict | list)}
+    row |= {f"logs_{name}": value for name, value in (summary.get("logs") or {}).items()}
+    return row | {name: np.nan if row[name] is None else float(row[name]) for name in METRICS}
+
+
+def _json(path: Path, keys: list[str]) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _malformed(path, f"is not readable JSON ({error})") from error
+    lacking = [key for key in keys if not isinstance(value, dict) or key not in value]
+    if lacking:
+        raise _malformed(path, f"lacks {', '.join(lacking)}")
+    return value
+
+
+def _curve(path: Path) -> pd.DataFrame:
+    try:
+        curve = pd.read_csv(path)
+    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
+        raise _malformed(path, f"is not a readable table ({error})".replace("\n", " ")) from error
+    lacking = [name for name in CURVE_COLUMNS if name not in curve]
+    if lacking:
+        raise _malformed(path, f"lacks the columns {', '.join(lacking)}")
+    words = [str(name) for name in curve if not pd.api.types.is_numeric_dtype(curve[name])]
+    if words:
+        raise _malformed(path, f"holds something that is not a number in {', '.join(words)}")
+    return curve
+
+
+def _same_run(path: Path, summary: dict[str, Any], cell: Cell) -> None:
+    found = [summary[name] for name in KEY]
+    if found != [cell.task, cell.method, cell.seed]:
+        raise _malformed(path, f"is of another run ({' '.join(map(str, found))})")
+    wrong = [name for name in METRICS if not isinstance(summary[name], int | float | None)]
+    if wrong:
+        raise _malformed(path, f"holds something that is not a number in {', '.join(wrong)}")
+
+
+def _malformed(path: Path, what: str) -> UserError:
+    return UserError(f"{path} {what}; run this cell again (delete its directory, then dapbench repro)")
