@@ -1,0 +1,40 @@
+# make setup | repro [PROFILE=quick] | smoke | test | check | mlflow
+PROFILE ?= quick
+# The first Python that is new enough; any other by make PYTHON=/path/to/python3.12
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+BIN := .venv/bin
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: setup repro smoke test check mlflow
+
+setup: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "dapbench needs Python 3.11 or newer: install one, or name it by make PYTHON=..." >&2; exit 1; }
+	@echo "installing into .venv; this takes a few minutes the first time"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(PIP_INSTALL) -e .
+	@touch $@
+
+.venv/.installed-dev: .venv/.installed
+	@$(PIP_INSTALL) -e '.[dev]'
+	@touch $@
+
+repro: setup
+	@$(BIN)/dapbench repro profile=$(PROFILE)
+
+smoke:
+	@$(MAKE) --no-print-directory repro PROFILE=smoke
+
+test: .venv/.installed-dev
+	@$(BIN)/python -m pytest
+
+check: .venv/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+mlflow: setup
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1

@@ -1,0 +1,39 @@
+"""What DVC says is to be run, and after what."""
+
+import os
+
+import networkx as nx
+from dvc.config import Config
+from dvc.repo import Repo
+from dvc.scm import SCM, SCMError
+
+# Every cell, by its stage's name, with the cells that have to end before it starts.
+Plan = dict[str, set[str]]
+
+
+def make_plan() -> Plan:
+    """The stages that DVC finds stale in the current folder and those downstream of them.
+
+    A stage downstream of a stale one may prove unchanged once its turn comes; DVC then skips it.
+    """
+    without_git()
+    with Repo() as repo:
+        stale = set(repo.status())
+        graph = nx.relabel_nodes(repo.index.graph, {stage: stage.addressing for stage in repo.index.graph})
+    cells = stale.union(*(nx.ancestors(graph, stage) for stage in stale))  # DVC's edges point at what a stage needs
+    return {cell: set(graph.successors(cell)) & cells for cell in cells}
+
+
+def dependents(plan: Plan, cell: str) -> set[str]:
+    """The cells that need ``cell``, directly or not."""
+    graph = nx.DiGraph((upstream, name) for name, upstreams in plan.items() for upstream in upstreams)
+    return nx.descendants(graph, cell) if cell in graph else set()
+
+
+def without_git() -> None:
+    """Lets DVC work in a folder that is no git repository, such as an unpacked archive (.dvc/config.local)."""
+    try:
+        SCM(os.curdir)
+    except SCMError:
+        with Config(".dvc").edit("local") as config:
+            config["core"] = {**config.get("core", {}), "no_scm": True}
