@@ -40,3 +40,55 @@ def approximate_kl(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:
     """KL(old ‖ new) from samples of old, by the low-variance estimator (r − 1) − log r (Schulman 2020)."""
     log_ratio = log_prob - old_log_prob
     return (log_ratio.exp() - 1.0 - log_ratio).mean()
+
+
+def edm_weight(sigma: Tensor, sigma_data: Tensor) -> Tensor:
+    """λ(σ) = (σ² + σ_d²) / (σ σ_d)² (Karras et al. 2022, Table 1)."""
+    return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+
+
+def edm_loss(denoised: Tensor, clean: Tensor, sigma: Tensor, sigma_data: Tensor) -> Tensor:
+    """L_diff = E[λ(σ) ‖D(a + σε; σ, s) − a‖²] (Karras et al. 2022, eq. 8).
+
+    Args:
+        denoised, clean: D and a, [B, A].
+        sigma: [B].
+        sigma_data: standard deviation of the scaled actions, a scalar.
+    """
+    return (edm_weight(sigma, sigma_data) * ((denoised - clean) ** 2).sum(-1)).mean()
+
+
+def diffusion_bound(denoised: Tensor, clean: Tensor, sigma: Tensor, log_range: float) -> Tensor:
+    """An estimate [B] of an upper bound on −log p(a | s), up to a constant, from one noise level.
+
+    −log p(a) ≤ ∫ σ⁻² E‖D(a + σε; σ) − a‖² d ln σ + const (Kingma et al. 2021, eq. 15, with SNR = σ⁻²); drawing ln σ
+    uniformly over a range of length ``log_range`` makes it an expectation.
+
+    Args:
+        denoised, clean: D and a, [B, A].
+        sigma: [B], with ln σ uniform.
+        log_range: ln(σ_max / σ_min).
+    """
+    return log_range * ((denoised - clean) ** 2).sum(-1) / sigma**2
+
+
+def imitation_loss(proposals: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """L_aux = −E log π(ã | s) over kept proposals [B, m, A], with the policy's ``mean`` [B, A] and ``log_std`` [A]."""
+    return -gaussian_log_prob(proposals, mean.unsqueeze(-2), log_std).mean()
+
+
+def energy_weights(q_values: Tensor, beta: Tensor) -> Tensor:
+    """w_i ∝ exp(β Q̂(s, a_i)) [M, K], with Q [M, K] standardised over each state's K proposals."""
+    centred = q_values - q_values.mean(-1, keepdim=True)
+    return torch.softmax(beta * centred / (q_values.std(-1, keepdim=True) + 1e-6), -1)
+
+
+def guidance_step(gradient: Tensor, sigma: Tensor, sigma_data: Tensor, scale: float) -> Tensor:
+    """A step along ∇_a Q, at most α(σ) = α_max σ / √(σ² + σ_d²) long, so that it shrinks with σ.
+
+    Gradients [M, K, A] are divided by their mean norm, so that the step does not depend on the scale of the rewards;
+    those above the mean are shortened to the bound.
+    """
+    norm = gradient.norm(dim=-1, keepdim=True)
+    direction = gradient / torch.maximum(norm, norm.mean()).clamp(min=1e-12)
+    return scale * sigma / (sigma**2 + sigma_data**2).sqrt() * direction

@@ -63,6 +63,7 @@ class OnPolicy(pl.LightningModule):
         self.observation_size, self.action_size = env.observation_space.shape[0], env.action_space.shape[0]
         self.action_low, self.action_high = env.action_space.low, env.action_space.high
         env.close()
+        self.iteration = 0
         self.observation_stats = RunningMeanStd((self.observation_size,))
         self.reward_stats = RunningMeanStd(())
         self.generator = torch.Generator().manual_seed(config["seed"])
@@ -70,6 +71,11 @@ class OnPolicy(pl.LightningModule):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config["seed"])
             self.build()
+
+    @classmethod
+    def complete(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Adds to a run's configuration what is read from the method's inputs, so that a checkpoint holds it."""
+        return config
 
     # -- hooks -------------------------------------------------------------------------------------------------------
 
@@ -81,6 +87,9 @@ class OnPolicy(pl.LightningModule):
     def make_updates(self) -> dict[str, Update]:
         """The optimisers by name; ``policy`` takes PPO's epochs."""
         return {"policy": self.update_of({"actor": self.actor, "critic": self.critic}, self.loss)}
+
+    def load_inputs(self) -> None:
+        """Reads what the method starts from (a prior, logs) once, before a run's first iteration."""
 
     def prepare(self, rollout: Rollout, data: Batch) -> list[Batch]:
         """Adds to the flat rollout ``data`` {name: [T·E, ...]}; returns further tables for the minibatches."""
@@ -122,6 +131,10 @@ class OnPolicy(pl.LightningModule):
         """Whatever follows PPO's epochs; returns further metrics."""
         return {}
 
+    def logs_description(self) -> dict[str, Any] | None:
+        """What the method's logs are (quality, size, returns shown), for a method that starts from logs."""
+        return None
+
     # -- one iteration -----------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
@@ -129,7 +142,9 @@ class OnPolicy(pl.LightningModule):
         self.updates["policy"].set_learning_rate(self.hp.learning_rate * (1.0 - self.progress))
         with self.clock("rollout"):
             noise = self.noise.standard_normal((self.collector.steps, self.hp.num_envs, self.action_size), np.float32)
-            rollout = self.collector.collect(self.mean_action(), noise * self.actor.log_std.exp().detach().cpu().numpy())
+            rollout = self.collector.collect(
+                self.mean_action(), noise * self.actor.log_std.exp().detach().cpu().numpy()
+            )
         self.require_finite(observations=rollout.observations, rewards=rollout.rewards)
         data = self.flatten(rollout)
         tables = [data, *self.prepare(rollout, data)]
@@ -139,6 +154,7 @@ class OnPolicy(pl.LightningModule):
         self.require_finite(parameters=self.updates["policy"].flat, **metrics)
         self.observation_stats.update(rollout.observations[:-1].reshape(-1, self.observation_size))
         self.env_steps += rollout.rewards.size
+        self.iteration += 1
         self.metrics.append(metrics)
         self.episodes += zip(rollout.episode_returns.tolist(), rollout.episode_lengths.tolist(), strict=True)
 
@@ -161,7 +177,10 @@ class OnPolicy(pl.LightningModule):
     # -- helpers for the hooks ---------------------------------------------------------------------------------------
 
     def update_of(
-        self, modules: Mapping[str, nn.Module], loss: Callable[[Batch], tuple[Tensor, dict[str, Tensor]]], **options: Any
+        self,
+        modules: Mapping[str, nn.Module],
+        loss: Callable[[Batch], tuple[Tensor, dict[str, Tensor]]],
+        **options: Any,
     ) -> Update:
         """An :class:`Update` with PPO's learning rate and clipping unless ``options`` say otherwise."""
         defaults = {
@@ -236,6 +255,11 @@ class OnPolicy(pl.LightningModule):
         envs = make_envs(self.config["task"], self.hp.num_envs)
         self.collector = Collector(envs, self.hp.rollout_steps, env_seeds(self.config["seed"], self.hp.num_envs))
         self.discounted_return = np.zeros(self.hp.num_envs)
+        self.load_inputs()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Puts the configuration beside the weights, so that a checkpoint can be rebuilt from itself."""
+        checkpoint["config"] = self.config
 
     def on_fit_end(self) -> None:
         """Closes the environments."""

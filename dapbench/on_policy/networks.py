@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ class MLP(nn.Sequential):
     def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, last_gain: float) -> None:
         widths = [inputs, *hidden, outputs]
         layers: list[nn.Module] = []
-        for i, (fan_in, fan_out) in enumerate(zip(widths, widths[1:], strict=False)):
+        for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
             layer = nn.Linear(fan_in, fan_out)
             is_last = i == len(hidden)
             nn.init.orthogonal_(layer.weight, last_gain if is_last else math.sqrt(2.0))
@@ -31,7 +32,9 @@ class MLP(nn.Sequential):
 
     def to_numpy(self) -> Callable[[np.ndarray], np.ndarray]:
         """A copy of the network that maps numpy [B, inputs] to [B, outputs]: a third of torch's cost at B = 10."""
-        layers = [(m.weight.detach().cpu().numpy().T.copy(), m.bias.detach().cpu().numpy().copy()) for m in list(self)[::2]]
+        layers = [
+            (m.weight.detach().cpu().numpy().T.copy(), m.bias.detach().cpu().numpy().copy()) for m in list(self)[::2]
+        ]
 
         def forward(x: np.ndarray) -> np.ndarray:
             for weight, bias in layers[:-1]:

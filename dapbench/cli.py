@@ -1,0 +1,50 @@
+"""The `dapbench` command: each sub-command imports only what it needs."""
+
+import importlib
+import os
+import sys
+
+from dapbench.errors import UserError
+
+# Sub-command: what it does, and the function (module:name) that takes the arguments after it.
+COMMANDS = {
+    "collect": ("log a behaviour policy's actions as a Minari dataset", "dapbench.commands:collect"),
+    "pretrain": ("fit an action prior on logged actions", "dapbench.commands:pretrain"),
+    "train": ("train one method on one task", "dapbench.commands:train"),
+    "evaluate": ("evaluate a trained policy deterministically", "dapbench.commands:evaluate"),
+    "report": ("build tables, figures and the report page from results", "dapbench.pipeline.engine:report"),
+    "repro": ("run whatever is stale of the whole pipeline, in parallel", "dapbench.pipeline.engine:repro"),
+    "track": ("record finished run directories in MLflow", "dapbench.tracking:track_command"),
+}
+
+
+def usage() -> str:
+    """The help of `dapbench` itself, with the tasks and methods there are."""
+    from dapbench.config import choices
+
+    lines = ["usage: dapbench COMMAND [key=value ...]", "", "commands:"]
+    lines += [f"  {name:<10} {text}" for name, (text, _) in COMMANDS.items()]
+    lines += ["", *(f"{group}s: {' '.join(choices(group))}" for group in ("task", "method", "profile"))]
+    lines += ["", "dapbench COMMAND --help explains a command; for example:"]
+    return "\n".join([*lines, "  dapbench train task=hopper method=ppo seed=0 profile=quick out=runs/first"])
+
+
+def main() -> None:
+    """Runs a sub-command; bad input ends in one line on stderr and exit status 2."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one run is one core
+    name, *argv = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print(usage())
+        return
+    try:
+        if name not in COMMANDS:
+            raise UserError(f"unknown command '{name}'; choose one of {', '.join(COMMANDS)}")
+        module, function = COMMANDS[name][1].split(":")
+        status = getattr(importlib.import_module(module), function)(argv)
+    except UserError as error:
+        print(f"dapbench: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("dapbench: interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status)

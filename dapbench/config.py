@@ -1,0 +1,139 @@
+"""Hydra's side of the commands: composing conf/, help, checks and errors in one line."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dapbench.errors import UserError
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+
+# The output folder is `out` alone: Hydra writes no folders and no logs of its own.
+HYDRA_OVERRIDES = [
+    "hydra.output_subdir=null",
+    "hydra.run.dir=.",
+    "hydra.sweep.dir=.",
+    "hydra.sweep.subdir=.",
+    "hydra/job_logging=none",
+    "hydra/hydra_logging=none",
+]
+
+POSITIVE_INTEGERS = ("num_envs", "rollout_steps", "update_epochs", "minibatch_size")
+RANGES = {
+    "gamma": (0.0, 1.0),
+    "gae_lambda": (0.0, 1.0),
+    "clip": (0.0, 10.0),
+    "learning_rate": (0.0, 1.0),
+    "adam_eps": (0.0, 1.0),
+    "max_grad_norm": (0.0, 1e6),
+    "value_weight": (0.0, 1e6),
+    "entropy_weight": (0.0, 1e6),
+    "log_std": (-20.0, 5.0),
+}
+
+
+def choices(group: str) -> list[str]:
+    """The names in a group of conf/, such as every task; a leading underscore marks what others build on."""
+    return sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))
+
+
+def run_command(name: str, function: Callable[[dict[str, Any]], Any], argv: list[str]) -> int:
+    """Runs ``function`` on the configuration that conf/``name``.yaml and the overrides in ``argv`` compose.
+
+    Hydra's own syntax holds: ``key=value``, ``-m`` for sweeps, ``--help``, ``--cfg job``.
+
+    Raises:
+        UserError: an unknown choice or key, or whatever ``function`` finds wrong.
+    """
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    for argument in argv:
+        group, _, choice = argument.partition("=")
+        if choice and (CONF / group).is_dir() and "," not in choice and choice not in choices(group):
+            raise UserError(f"unknown {group} '{choice}'; choose one of {', '.join(choices(group))}")
+
+    failures: list[UserError] = []
+
+    def main(composed: Any) -> None:
+        # Kept until Hydra is done: it would print a line of its own, and end a sweep at its first failure.
+        try:
+            function(with_params(OmegaConf.to_container(composed, resolve=True)))
+        except UserError as error:
+            failures.append(error)
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole, to be told in one line
+    sys.argv = [f"dapbench {name}", *argv, *HYDRA_OVERRIDES]
+    try:
+        hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(main)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{' '.join(str(error).split())} (dapbench {name} --help lists every key)") from error
+    if failures:
+        raise UserError("; ".join(map(str, failures)))
+    return 0
+
+
+def with_params(config: dict[str, Any]) -> dict[str, Any]:
+    """Takes each named slice (task, method, logs, prior, profile) from DVC's params file if ``params`` names one."""
+    if config["params"] is None:
+        return config
+    import yaml
+
+    path = Path(config["params"])
+    try:
+        params = yaml.safe_load(path.read_text(encoding="utf-8"))
+        slices = {
+            group: params[group] if group == "profile" else params[group][config[group]["name"]]
+            for group in ("task", "method", "logs", "prior", "profile")
+            if isinstance(config.get(group), Mapping)
+        }
+    except OSError as error:
+        raise UserError(f"cannot read params={path}: {error.strerror}; dapbench repro composes it") from error
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise UserError(f"params={path} lacks what this command needs ({error}); dapbench repro composes it") from error
+    return config | slices
+
+
+def check_number(name: str, value: Any, low: float, high: float, integer: bool = False) -> None:
+    """Raises a UserError unless ``value`` is a number within [low, high]."""
+    wanted = "a whole number" if integer else "a number"
+    is_number = isinstance(value, int) if integer else isinstance(value, int | float)
+    if not is_number or isinstance(value, bool) or not low <= value <= high:
+        raise UserError(f"{name}={value} is not {wanted} from {low:g} to {high:g}")
+
+
+def check_run(config: Mapping[str, Any]) -> None:
+    """Refuses a configuration of ``dapbench train`` or ``collect`` that cannot run.
+
+    Raises:
+        UserError: names the first bad value and the valid ones.
+    """
+    method, profile = config["method"], config["profile"]
+    check_number("seed", config["seed"], 0, 2**31 - 1, integer=True)
+    for key in ("epochs", "epoch_steps", "schedule_epochs", "eval_episodes"):
+        check_number(f"profile.{key}", profile[key], 1, 10**9, integer=True)
+    for key in POSITIVE_INTEGERS:
+        check_number(f"method.{key}", method[key], 1, 10**6, integer=True)
+    for key, (low, high) in RANGES.items():
+        check_number(f"method.{key}", method[key], low, high)
+    hidden = method["hidden"]
+    if not isinstance(hidden, list) or not hidden:
+        raise UserError(f"method.hidden={hidden} is not a list of layer widths such as [64,64]")
+    for width in hidden:
+        check_number("method.hidden", width, 1, 10**5, integer=True)
+    rollout = method["num_envs"] * method["rollout_steps"]
+    if profile["epoch_steps"] % rollout:
+        raise UserError(
+            f"method.num_envs={method['num_envs']} * method.rollout_steps={method['rollout_steps']} is {rollout}, "
+            f"which does not divide profile.epoch_steps={profile['epoch_steps']}"
+        )
+    if rollout < method["minibatch_size"] or method["minibatch_size"] < 2:
+        raise UserError(
+            f"method.minibatch_size={method['minibatch_size']} is not from 2 to the rollout's {rollout} steps"
+        )
+    if config.get("device", "cpu") not in ("cpu", "cuda"):
+        raise UserError(f"device={config['device']} is not one of cpu, cuda")

@@ -1,0 +1,126 @@
+"""`dapbench train`: compose → check → build → fit → evaluate → write the run directory."""
+
+import logging
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+
+from dapbench.config import check_run
+from dapbench.errors import UserError
+from dapbench.files import whole, write_json
+from dapbench.on_policy.base import Divergence, OnPolicy
+from dapbench.on_policy.evaluation import evaluate, module_class
+from dapbench.on_policy.progress import Progress
+from dapbench.on_policy.run_directory import curve_row, summarise, write_curve, write_timing
+
+
+class Curve(pl.Callback):
+    """Gathers the curve, one row an epoch, and times the run after its first iteration (which compiles)."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.episodes_seen = 0
+        self.first_iteration_end: tuple[float, int] | None = None
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: OnPolicy, *_: Any) -> None:
+        """Starts the clock once the compiled functions exist."""
+        if self.first_iteration_end is None:
+            self.first_iteration_end = (time.perf_counter(), module.env_steps)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: OnPolicy) -> None:
+        """Adds the epoch's row."""
+        names = dict.fromkeys(name for iteration in module.metrics for name in iteration)
+        means = {n: float(np.mean([m[n] for m in module.metrics if n in m])) for n in names}
+        ended = module.episodes[self.episodes_seen :]
+        self.rows.append(curve_row(len(self.rows) + 1, module.env_steps, ended, means))
+        self.episodes_seen = len(module.episodes)
+        module.metrics.clear()
+
+    def steps_per_second(self, module: OnPolicy) -> float:
+        """Environment steps per second of training without the first iteration's compilation."""
+        start, steps = self.first_iteration_end or (0.0, 0)
+        return (module.env_steps - steps) / (time.perf_counter() - start)
+
+
+def quiet_lightning() -> None:
+    """Silences what Lightning says of hardware, loggers and data loaders that these runs do not use."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+
+
+def build(config: dict[str, Any]) -> OnPolicy:
+    """The method's module for a checked configuration."""
+    check_run(config)
+    if config.get("device") == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda, but torch sees no GPU; use device=cpu")
+    method = module_class(config)
+    return method(method.complete(config))
+
+
+def fit(module: OnPolicy, callbacks: list[pl.Callback]) -> pl.Trainer:
+    """Trains ``module`` for its budget on one core (and one GPU if ``device`` says so).
+
+    Raises:
+        Divergence: a loss, a parameter or an observation is no longer finite.
+    """
+    torch.set_num_threads(1)
+    quiet_lightning()
+    profile = module.config["profile"]
+    iterations = profile["epoch_steps"] // (module.hp.num_envs * module.hp.rollout_steps)
+    trainer = pl.Trainer(
+        max_epochs=profile["epochs"],
+        accelerator="gpu" if module.config.get("device") == "cuda" else "cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=callbacks,
+    )
+    trainer.fit(module, list(range(iterations)))
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return trainer
+
+
+def train(config: dict[str, Any]) -> None:
+    """Runs one cell and writes its run directory: curve.csv, summary.json, timing.json and model.ckpt.
+
+    Raises:
+        UserError: bad input, an occupied run directory, or divergence (``failure.json`` then says where).
+    """
+    start = time.perf_counter()
+    out = Path(config["out"])
+    if (out / "summary.json").exists():
+        raise UserError(f"out={out} already holds a finished run; choose another folder or remove it")
+    module, curve = build(config), Curve()
+    module.clock.seconds["startup"] = time.perf_counter() - start
+    identity = {"task": config["task"]["name"], "method": config["method"]["name"], "seed": config["seed"]}
+    try:
+        trainer = fit(module, [curve, Progress()])
+    except Divergence as error:
+        epoch = len(curve.rows) + 1
+        failure = identity | {"epoch": epoch, "quantity": error.quantity, "message": str(error)}
+        write_json(out / "failure.json", failure | {"last_good_checkpoint": None})
+        raise UserError(f"{' '.join(map(str, identity.values()))} stopped in epoch {epoch}: {error}") from error
+    speed = curve.steps_per_second(module)
+    with module.clock("evaluation"):
+        evaluation = evaluate(module, config["profile"]["eval_episodes"], config["seed"])
+    with module.clock("checkpoint"), whole(out / "model.ckpt") as temporary:
+        trainer.save_checkpoint(temporary)
+    write_curve(out / "curve.csv", curve.rows)
+    returns = [episode_return for episode_return, _ in module.episodes]
+    summary = summarise(module.config, curve.rows, returns, evaluation, module.logs_description())
+    write_json(out / "summary.json", summary)
+    write_timing(out / "timing.json", module.clock.seconds, time.perf_counter() - start, speed)
+    if config["tracking"]:
+        from dapbench.tracking import track
+
+        with module.clock("tracking"):
+            track(out)
+        write_timing(out / "timing.json", module.clock.seconds, time.perf_counter() - start, speed)

@@ -1,0 +1,209 @@
+"""PPO with a diffusion action prior (PPO-DAP, arXiv 2409.01427): what it adds to PPO, and nothing else.
+
+The prior proposes actions at some of a rollout's states; the critic Q concentrates them; they reach the actor through
+an imitation loss and an optional KL. PPO's objective and its on-policy data stay as they are.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dapbench.losses import (
+    energy_weights,
+    gaussian_entropy,
+    gaussian_kl,
+    gaussian_log_prob,
+    imitation_loss,
+    value_loss,
+)
+from dapbench.on_policy.base import OnPolicy
+from dapbench.on_policy.networks import Critic
+from dapbench.on_policy.rollout import Rollout
+from dapbench.on_policy.updates import Batch, Update, maybe_compile
+from dapbench.prior.base import build_prior, read_prior
+
+
+class PPODAP(OnPolicy):
+    """PPO-DAP. Its own hyper-parameters are explained in conf/method/ppo_dap.yaml."""
+
+    imitation_weight: Tensor
+    beta: Tensor
+
+    @classmethod
+    def complete(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Puts the pretrained prior's configuration and its logs' description into the run's configuration."""
+        content = read_prior(Path(config["prior_dir"]) / "prior.ckpt")
+        return config | {"prior": content["config"], "logs": content["logs"]}
+
+    def build(self) -> None:
+        super().build()
+        self.q = Critic(self.observation_size + self.action_size, self.hp.hidden)
+        self.prior = build_prior(self.observation_size, self.action_size, self.config["prior"])
+        self.prior.add_adapters(self.hp.tuning, self.hp.lora_rank)
+        # What changes during a run is a tensor, since compiled functions take Python numbers for constants.
+        self.register_buffer("imitation_weight", torch.zeros(()))
+        self.register_buffer("beta", torch.zeros(()))
+
+    def load_inputs(self) -> None:
+        self.prior.load_pretrained(Path(self.config["prior_dir"]) / "prior.ckpt")
+
+    def logs_description(self) -> dict[str, Any]:
+        return self.config["logs"]
+
+    def make_updates(self) -> dict[str, Update]:
+        self._propose = maybe_compile(self.propose, self.config["compile"])
+        updates = super().make_updates()
+        updates["q"] = self.update_of({"q": self.q}, self.q_loss, learning_rate=self.hp.q_learning_rate)
+        if self.hp.tuning != "frozen":
+            modules = {"prior": self.prior}
+            updates["prior"] = self.update_of(modules, self.tuning_loss, learning_rate=self.hp.tuning_learning_rate)
+        return updates
+
+    # -- before PPO's epochs: fit Q, draw proposals ------------------------------------------------------------------
+
+    def prepare(self, rollout: Rollout, data: Batch) -> list[Batch]:
+        annealed = min(1.0, self.progress / self.hp.beta_anneal) if self.hp.beta_anneal > 0 else 1.0
+        self.beta.fill_(self.hp.beta * annealed)
+        self.imitation_weight.fill_(self.hp.imitation_weight * max(0.0, 1.0 - self.progress / self.hp.imitation_decay))
+        with self.clock("q"):
+            self.old_advantages, targets = self.estimate(rollout).values()
+            table = {"states": data["observations"], "taken": data["actions"].clamp(-1.0, 1.0), "targets": targets}
+            minibatches = len(targets) // self.hp.q_minibatch_size
+            for _ in range(self.hp.q_epochs):
+                self.q_metrics = self.updates["q"].epoch([table], minibatches, self.generator)
+        with self.clock("proposals"):
+            count = round(self.hp.state_share * len(targets))
+            chosen = torch.randperm(len(targets), generator=self.generator)[:count].to(self.device)
+            raw = self.flat(rollout.observations[:-1])[chosen]
+            shape = (count, self.hp.proposals, self.action_size)
+            noise = torch.randn(shape, generator=self.generator).to(self.device)
+            uniform = torch.rand(shape[:2], generator=self.generator).to(self.device)
+            with torch.no_grad():
+                self.proposals = self._propose(
+                    self.prior.standardise(raw), data["observations"][chosen], noise, uniform
+                )
+                self.old_policy = [output.clone() for output in self.actor(data["observations"])]
+                self.old_imitation_loss = self.whole_imitation_loss()
+        if self.hp.kl_weight > 0 and self.hp.kl_form == "score":
+            level = torch.rand(count, generator=self.generator)
+            xi, epsilon = torch.randn(2, count, self.action_size, generator=self.generator)
+            draws = {"kl_level": level, "kl_xi": xi, "kl_epsilon": epsilon}
+            self.proposals |= {name: draw.to(self.device) for name, draw in draws.items()}
+        return [self.proposals]
+
+    def q_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """½ E[(Q(s, a) − R)²] with the λ-returns R of the current rollout at the actions taken."""
+        loss = value_loss(self.q(batch["states"], batch["taken"]), batch["targets"])
+        return loss, {"q_loss": loss}
+
+    def propose(self, states: Tensor, observations: Tensor, noise: Tensor, uniform: Tensor) -> Batch:
+        """K proposals at each state: guided sampling, energy weights, a share kept.
+
+        Args:
+            states, observations: the M states as the prior and as the policy standardise them, [M, O].
+            noise, uniform: standard normal [M, K, A] and uniform [M, K] draws.
+
+        Returns:
+            ``proposal_states`` and ``proposal_observations`` [M, O], ``kept`` [M, m, A], the moments of all K
+            (``prior_mean``, ``prior_log_std`` [M, A]), and Q's gain of the kept over the mean proposal [M].
+        """
+        repeated = observations.unsqueeze(1).expand(-1, noise.shape[1], -1)
+        guide = torch.func.grad(lambda actions: self.q(repeated, actions).sum()) if self.hp.guidance_scale else None
+        actions = self.prior.sample(states, noise, guide, self.hp.guidance_scale)
+        q_values = self.q(repeated, actions)
+        # Gumbel-top-m draws m of K without replacement, each with its energy weight (Kool et al. 2019).
+        gumbel = -torch.log(-torch.log(uniform.clamp(1e-6, 1.0 - 1e-6)))
+        scores = energy_weights(q_values, self.beta).log() + gumbel
+        index = scores.topk(self.hp.kept, -1).indices
+        kept = actions.gather(1, index.unsqueeze(-1).expand(-1, -1, actions.shape[-1]))
+        return {
+            "proposal_states": states,
+            "proposal_observations": observations,
+            "kept": kept,
+            "prior_mean": actions.mean(1),
+            "prior_log_std": actions.std(1).clamp(min=self.hp.prior_std_min).log(),
+            "q_gain": q_values.gather(1, index).mean(-1) - q_values.mean(-1),
+        }
+
+    # -- PPO's epochs: the two extra terms of the actor's loss -------------------------------------------------------
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, metrics = super().loss(batch)
+        mean, log_std = self.actor(batch["proposal_observations"])
+        if self.hp.imitation_weight > 0:
+            metrics["imitation_loss"] = imitation_loss(batch["kept"], mean, log_std)
+            loss = loss + self.imitation_weight * metrics["imitation_loss"]
+        if self.hp.kl_weight > 0:
+            metrics["prior_kl"] = self.prior_kl(batch, mean, log_std)
+            loss = loss + self.hp.kl_weight * metrics["prior_kl"]
+        return loss, metrics
+
+    def prior_kl(self, batch: Batch, mean: Tensor, log_std: Tensor) -> Tensor:
+        """KL(π ‖ p): ``moments`` against the Gaussian that matches the proposals, ``score`` through the denoiser."""
+        if self.hp.kl_form == "moments":
+            return gaussian_kl(mean, log_std, batch["prior_mean"], batch["prior_log_std"]).mean()
+        actions = mean + log_std.exp() * batch["kl_xi"]
+        states, level, epsilon = batch["proposal_states"], batch["kl_level"], batch["kl_epsilon"]
+        surprise = self.prior.negative_log_prob(states, actions, level, epsilon)
+        return surprise.mean() - gaussian_entropy(log_std)
+
+    # -- after PPO's epochs: tune the prior, measure the bound's terms -----------------------------------------------
+
+    def finish(self, rollout: Rollout, data: Batch) -> dict[str, float]:
+        metrics = {"q_loss": self.q_metrics["q_loss"], "q_gain": float(self.proposals["q_gain"].mean())}
+        metrics |= {"beta": float(self.beta), "imitation_weight": float(self.imitation_weight), "prior_drift": 0.0}
+        if self.hp.tuning != "frozen" and (self.iteration + 1) % self.hp.tuning_every == 0:
+            with self.clock("pet"):
+                metrics |= self.tune(rollout, data)
+        return metrics | self.bound_terms(data, metrics["prior_drift"])
+
+    def tune(self, rollout: Rollout, data: Batch) -> dict[str, float]:
+        """A few steps of the prior's own loss on the rollout's (s, a), kept close to the prior as it was."""
+        rows = self.hp.tuning_steps * self.hp.tuning_batch_size
+        chosen = torch.randperm(len(data["actions"]), generator=self.generator)[:rows].to(self.device)
+        actions = data["actions"][chosen].clamp(-1.0, 1.0)
+        table = {"states": self.prior.standardise(self.flat(rollout.observations[:-1])[chosen]), "actions": actions}
+        table |= self.prior.corrupt(actions, self.generator)
+        with torch.no_grad():
+            table["previous"] = self.prior.predict(table)
+        metrics = self.updates["prior"].epoch([table], len(chosen) // self.hp.tuning_batch_size, self.generator)
+        with torch.no_grad():
+            drift = self.prior.drift(self.prior.predict(table), table["previous"], table)
+        return {"prior_loss": metrics["prior_loss"], "prior_drift": float(drift)}
+
+    def tuning_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """L_diff (or the Gaussian's likelihood) plus the weighted drift from the previous prior."""
+        prediction = self.prior.predict(batch)
+        loss = self.prior.fit_loss(prediction, batch)
+        drift = self.prior.drift(prediction, batch["previous"], batch)
+        return loss + self.hp.tuning_anchor * drift, {"prior_loss": loss}
+
+    @torch.no_grad()
+    def bound_terms(self, data: Batch, prior_drift: float) -> dict[str, float]:
+        """The measured terms of the one-step performance lower bound, in scaled reward.
+
+        J(π') − J(π) ≥ surrogate / (1 − γ) − 2 γ ε D_TV / (1 − γ)² (Achiam et al. 2017, corollary 1), with
+        ε = max |E_π'[A]| bounded by max |A| and E[D_TV] ≤ √(E[KL] / 2) by Pinsker and Jensen. The two terms of PPO-DAP
+        stand beside it: what the update gained on the weighted imitation objective, and how far the prior drifted.
+        """
+        mean, log_std = self.actor(data["observations"])
+        log_probs = gaussian_log_prob(data["actions"], mean, log_std)
+        ratio = (log_probs - data["log_probs"]).exp()
+        surrogate = float(((ratio - 1.0) * self.old_advantages).mean())
+        kl = gaussian_kl(*self.old_policy, mean, log_std).mean().clamp(min=0.0)
+        gamma, epsilon = self.hp.gamma, float(self.old_advantages.abs().max())
+        gained = self.old_imitation_loss - self.whole_imitation_loss()
+        return {
+            "policy_kl": float(kl),
+            "bound_surrogate": surrogate / (1.0 - gamma),
+            "bound_policy_shift": 2.0 * gamma * epsilon * math.sqrt(float(kl) / 2.0) / (1.0 - gamma) ** 2,
+            "bound_imitation": float(self.imitation_weight * gained),
+            "bound_prior_drift": prior_drift,
+        }
+
+    def whole_imitation_loss(self) -> Tensor:
+        """L_aux of the current policy over all of the rollout's kept proposals."""
+        return imitation_loss(self.proposals["kept"], *self.actor(self.proposals["proposal_observations"]))

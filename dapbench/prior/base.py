@@ -1,0 +1,155 @@
+"""What every action prior p(a | s) has: its own state statistics, a network, losses and low-rank adapters."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+
+from dapbench.errors import UserError
+
+STATE_CLIP = 10.0
+Guide = Callable[[Tensor], Tensor]
+
+
+class ActionPrior(nn.Module):
+    """A conditional density over actions scaled to [-1, 1], pretrained on logged (s, a).
+
+    Derived classes have a ``network`` and define :meth:`corrupt`, :meth:`predict`, :meth:`fit_loss`, :meth:`drift`,
+    :meth:`sample` and :meth:`negative_log_prob`.
+
+    Args:
+        observation_size, action_size: O and A.
+        config: a file of conf/prior.
+    """
+
+    network: nn.Module
+    state_mean: Tensor
+    state_std: Tensor
+
+    def __init__(self, observation_size: int, action_size: int, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.observation_size, self.action_size = observation_size, action_size
+        self.config = dict(config)
+        self.register_buffer("state_mean", torch.zeros(observation_size))
+        self.register_buffer("state_std", torch.ones(observation_size))
+
+    def fit_statistics(self, observations: Tensor, actions: Tensor) -> None:
+        """Measures what the prior standardises by: ``observations`` [N, O] raw, ``actions`` [N, A] in [-1, 1]."""
+        self.state_mean.copy_(observations.mean(0))
+        self.state_std.copy_(observations.std(0).clamp(min=1e-3))
+
+    def standardise(self, observations: Tensor) -> Tensor:
+        """Raw observations [B, O] by the log's own statistics, clipped at ±10."""
+        return ((observations - self.state_mean) / self.state_std).clamp(-STATE_CLIP, STATE_CLIP)
+
+    def corrupt(self, actions: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """The random inputs [B, ...] that :meth:`predict` needs beside states and actions [B, A]."""
+        return {}
+
+    def predict(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The network's prediction for ``states`` [B, O] (standardised), ``actions`` [B, A] and the corruption."""
+        raise NotImplementedError
+
+    def fit_loss(self, prediction: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """The pretraining loss, a scalar, of a prediction."""
+        raise NotImplementedError
+
+    def drift(self, prediction: Tensor, previous: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """How far a prediction is from the one of the previous prior, a scalar in the units of :meth:`fit_loss`."""
+        raise NotImplementedError
+
+    def sample(self, states: Tensor, noise: Tensor, guide: Guide | None = None, guidance_scale: float = 0.0) -> Tensor:
+        """Proposals [M, K, A] in [-1, 1] at standardised ``states`` [M, O], from standard normal ``noise`` [M, K, A].
+
+        Args:
+            states, noise: as above.
+            guide: maps actions [M, K, A] to ∇_a Q of the same shape; None draws from the prior as it is.
+            guidance_scale: α_max, the longest step along the guide.
+        """
+        raise NotImplementedError
+
+    def negative_log_prob(self, states: Tensor, actions: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+        """−log p(a | s) [B], or an unbiased estimate of a bound on it, with a gradient to ``actions`` [B, A].
+
+        Args:
+            states, actions: standardised states [B, O] and actions [B, A].
+            sigma: [B] uniform in [0, 1), from which a noise level is drawn where one is needed.
+            noise: [B, A] standard normal.
+        """
+        raise NotImplementedError
+
+    # -- adapters ----------------------------------------------------------------------------------------------------
+
+    def add_adapters(self, kind: str, rank: int) -> None:
+        """Chooses what online tuning may move: ``lora`` adapters, the ``full`` network, or nothing (``frozen``)."""
+        if kind == "lora":
+            linear = [name for name, module in self.network.named_modules() if isinstance(module, nn.Linear)]
+            settings = LoraConfig(r=rank, lora_alpha=rank, target_modules=linear)
+            self.network = inject_adapter_in_model(settings, self.network)
+        self.requires_grad_(False)
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(kind == "full" or (kind == "lora" and "lora_" in name))
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def load_pretrained(self, path: Path) -> None:
+        """Takes over the weights and statistics of a checkpoint; adapters stay as they are.
+
+        Raises:
+            UserError: the checkpoint is missing, damaged, or of another task.
+        """
+        content = read_prior(path)
+        sizes = content["observation_size"], content["action_size"]
+        if sizes != (self.observation_size, self.action_size):
+            raise UserError(
+                f"{path} is a prior for {sizes[0]} observations and {sizes[1]} actions, but the task has "
+                f"{self.observation_size} and {self.action_size}; pretrain one on this task's logs"
+            )
+        for name, tensor in self.state_dict().items():
+            if "lora_" not in name:
+                tensor.copy_(content["state_dict"][name.replace(".base_layer", "")])
+
+    def save(self, path: Path, description: Mapping[str, Any]) -> None:
+        """Writes weights, statistics, sizes and the description of the logs."""
+        sizes = {"observation_size": self.observation_size, "action_size": self.action_size}
+        torch.save({"config": self.config, "state_dict": self.state_dict(), "logs": dict(description)} | sizes, path)
+
+
+def read_prior(path: Path) -> dict[str, Any]:
+    """The content of a prior's checkpoint: ``config``, ``state_dict``, ``logs`` and the sizes.
+
+    Raises:
+        UserError: the file is missing, damaged or foreign.
+    """
+    if not path.is_file():
+        raise UserError(f"no prior at {path}; make one with dapbench collect and dapbench pretrain, or dapbench repro")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        missing = {"config", "state_dict", "logs", "observation_size", "action_size"} - set(content)
+    except Exception as error:  # torch.load raises many kinds for a damaged file; each means the same here
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} is not a readable prior ({reason}); run dapbench pretrain again") from error
+    if missing:
+        raise UserError(f"{path} is not a prior: it lacks {', '.join(sorted(missing))}; run dapbench pretrain again")
+    return content
+
+
+def build_prior(observation_size: int, action_size: int, config: Mapping[str, Any]) -> ActionPrior:
+    """The prior that a file of conf/prior describes.
+
+    Raises:
+        UserError: its ``_target_`` is no ActionPrior.
+    """
+    from hydra.utils import get_class
+
+    try:
+        found = get_class(config["_target_"])
+    except (ImportError, ValueError, KeyError) as error:
+        raise UserError(f"prior._target_={config.get('_target_')} cannot be imported; see conf/prior") from error
+    if not issubclass(found, ActionPrior):
+        raise UserError(f"prior._target_={config['_target_']} is not a subclass of dapbench.prior.base.ActionPrior")
+    return found(observation_size, action_size, config)

@@ -1,0 +1,57 @@
+"""A conditional Gaussian prior: what the diffusion is compared with."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dapbench.losses import gaussian_kl, gaussian_log_prob, guidance_step
+from dapbench.prior.base import ActionPrior, Guide
+
+LOG_STD_RANGE = (-5.0, 1.0)
+
+
+class GaussianPrior(ActionPrior):
+    """N(μ_ψ(s), diag σ_ψ(s)²), fitted by maximum likelihood.
+
+    Args:
+        observation_size, action_size: O and A.
+        config: ``width`` and ``depth`` of the network.
+    """
+
+    def __init__(self, observation_size: int, action_size: int, config: Mapping[str, Any]) -> None:
+        super().__init__(observation_size, action_size, config)
+        widths = [observation_size] + [config["width"]] * (config["depth"] + 1)
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in pairwise(widths):
+            layers += [nn.Linear(fan_in, fan_out), nn.SiLU()]
+        self.network = nn.Sequential(*layers, nn.Linear(widths[-1], 2 * action_size))
+
+    def predict(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """μ and log σ [B, 2A]."""
+        mean, log_std = self.network(batch["states"]).chunk(2, -1)
+        return torch.cat([mean, log_std.clamp(*LOG_STD_RANGE)], -1)
+
+    def fit_loss(self, prediction: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """−E log p(a | s)."""
+        return -gaussian_log_prob(batch["actions"], *prediction.chunk(2, -1)).mean()
+
+    def drift(self, prediction: Tensor, previous: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """E KL(previous ‖ now), in nats."""
+        return gaussian_kl(*previous.chunk(2, -1), *prediction.chunk(2, -1)).mean()
+
+    def sample(self, states: Tensor, noise: Tensor, guide: Guide | None = None, guidance_scale: float = 0.0) -> Tensor:
+        """μ + σ · noise, moved once along the guide by at most α_max."""
+        mean, log_std = self.predict({"states": states}).unsqueeze(1).chunk(2, -1)
+        actions = (mean + log_std.exp() * noise).clamp(-1.0, 1.0)
+        if guide is None:
+            return actions
+        # One step has no noise level to shrink with: σ_d = 0 makes the bound α_max itself.
+        one, zero = actions.new_ones(()), actions.new_zeros(())
+        return (actions + guidance_step(guide(actions), one, zero, guidance_scale)).clamp(-1.0, 1.0)
+
+    def negative_log_prob(self, states: Tensor, actions: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+        """−log p(a | s) [B], exact."""
+        return -gaussian_log_prob(actions, *self.predict({"states": states}).chunk(2, -1))
