@@ -134,6 +134,26 @@ class Results:
         return chosen
 
 
+def compose_profile(name: str) -> dict[str, Any]:
+    """conf/profile/<name>.yaml as a plain dict, for notebooks; the commands have composed theirs already.
+
+    Raises:
+        UserError: there is no such profile.
+    """
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from dapbench.config import CONF, choices
+
+    if name not in choices("profile"):
+        raise UserError(f"unknown profile '{name}'; choose one of {', '.join(choices('profile'))}")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("train", overrides=[f"profile={name}"])
+    profile = OmegaConf.to_container(composed.profile, resolve=True)
+    assert isinstance(profile, dict)
+    return {str(key): value for key, value in profile.items()}
+
+
 def load_results(results_dir: Path, profile: Mapping[str, Any]) -> Results:
     """Reads ``results_dir/<profile>``; runs that are not there are listed as missing.
 
@@ -152,10 +172,11 @@ def load_results(results_dir: Path, profile: Mapping[str, Any]) -> Results:
     for cell in cells(profile):
         run = folder / "runs" / cell.task / cell.method / str(cell.seed)
         key: dict[str, Any] = {"task": cell.task, "method": cell.method, "seed": cell.seed, "group": cell.group}
-        if (run / "failure.json").exists():
-            rows["failures"].append({**_json(run / "failure.json", [*KEY, "message"]), **key})
-        elif not (run / "summary.json").exists():
-            rows["missing"].append(key)
+        if not (run / "summary.json").exists():
+            if (run / "failure.json").exists():
+                rows["failures"].append({**_json(run / "failure.json", [*KEY, "message"]), **key})
+            else:
+                rows["missing"].append(key)
         else:
             summary = _json(run / "summary.json", SUMMARY_KEYS)
             _same_run(run / "summary.json", summary, cell)

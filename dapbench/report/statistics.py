@@ -170,7 +170,7 @@ def filled(curve: np.ndarray) -> np.ndarray:
 
 def alc(curve: np.ndarray, epochs: int = ALC_EPOCHS) -> float:
     """Area under the filled learning curve over its first ``epochs``, divided by them; NaN for a shorter curve."""
-    return float(np.mean(filled(curve)[:epochs])) if len(curve) >= epochs else float("nan")
+    return float(np.mean(filled(curve[:epochs]))) if len(curve) >= epochs else float("nan")
 
 
 def sample_efficiency(curves: Strata, statistic: Statistic = iqm, repetitions: int = CURVE_REPETITIONS) -> Estimate:

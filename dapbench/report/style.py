@@ -1,0 +1,125 @@
+"""How the report looks and speaks: colours, panels, rounded numbers and the sentences that many items share."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dapbench.report.results import Results
+from dapbench.report.statistics import Estimate
+
+sns.set_theme(context="paper", style="ticks", palette="colorblind", rc={"axes.spines.top": False})
+LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1)), (0, (8, 2)))
+INTERVAL = "95 % bootstrap interval"
+
+
+def palette(results: Results) -> dict[str, tuple[float, float, float]]:
+    """A colour-blind-safe colour for each of the profile's methods, by its place in the profile."""
+    methods = results.profile["methods"]
+    colours = sns.color_palette("colorblind", max(10, len(methods)))
+    return dict(zip(methods, colours, strict=False))
+
+
+def lines(results: Results) -> dict[str, Any]:
+    """A dash pattern for each method, so that curves tell apart without colour."""
+    return {method: LINES[i % len(LINES)] for i, method in enumerate(results.profile["methods"])}
+
+
+def panels(count: int, width: float = 3.6, height: float = 2.8, columns: int = 4) -> tuple[Figure, list[Axes]]:
+    """A figure with ``count`` panels of ``width`` x ``height`` inches in at most ``columns`` columns."""
+    columns = min(columns, count) if count != 5 else 3
+    rows = -(-count // columns)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
+    for axis in axes[count:]:
+        axis.remove()
+    for axis in axes[:count]:
+        sns.despine(ax=axis)
+    return figure, axes[:count]
+
+
+def legend_below(figure: Figure, axis: Axes, columns: int = 6) -> None:
+    """One legend for all panels, under them."""
+    handles, labels = axis.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)), frameon=False)
+
+
+def dots(axis: Axes, rows: list[tuple[str, Estimate, Any]], reference: float | None = None) -> None:
+    """Horizontal intervals, the first row on top: label, estimate and colour of each."""
+    for place, (_, estimate, colour) in enumerate(rows):
+        axis.plot([estimate.low, estimate.high], [place, place], color=colour, linewidth=4, alpha=0.4)
+        axis.plot([estimate.point], [place], "o", color=colour, markersize=5)
+    axis.set_yticks(range(len(rows)), [label for label, _, _ in rows])
+    axis.set_ylim(len(rows) - 0.4, -0.6)
+    if reference is not None:
+        axis.axvline(reference, color="0.6", linewidth=0.8, zorder=0)
+
+
+def digits(values: Iterable[float]) -> int:
+    """Decimals that suit numbers of this size: none from 100 on, one from 10 on, else two."""
+    largest = max((abs(value) for value in values if np.isfinite(value)), default=0.0)
+    return 0 if largest >= 100 else 1 if largest >= 10 else 2
+
+
+def number(value: float, decimals: int) -> str:
+    """A rounded number with a true minus sign; n/a when there is none."""
+    if not np.isfinite(value):
+        return "n/a"
+    text = f"{value:.{decimals}f}"
+    return text.replace("-", "−") if float(text) else text.lstrip("-")
+
+
+def spread(estimate: Estimate, decimals: int | None = None) -> str:
+    """An estimate as ``point [low, high]``, or the point alone where there is no interval."""
+    decimals = digits(estimate) if decimals is None else decimals  # type: ignore[arg-type]
+    point = number(float(estimate.point), decimals)
+    if np.isnan(estimate.low):
+        return point
+    return f"{point} [{number(float(estimate.low), decimals)}, {number(float(estimate.high), decimals)}]"
+
+
+def listed(words: Iterable[str]) -> str:
+    """a, b and c."""
+    *first, last = list(words) or ["none"]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def counted(count: int, thing: str) -> str:
+    """1 run, 2 runs."""
+    return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
+def seeds_text(results: Results) -> str:
+    """How many seeds stand behind each mean."""
+    counts = results.summaries.query("group == 'main'").groupby(["task", "method"]).size()
+    if counts.empty:
+        return "no runs"
+    if counts.max() == 1:
+        return "1 seed, so there are no intervals"
+    return counted(counts.max(), "seed") if counts.min() == counts.max() else f"{counts.min()} to {counts.max()} seeds"
+
+
+def logs_text(results: Results) -> str:
+    """Which logs the runs started from and what those cost."""
+    with_logs = results.summaries.query("group == 'main'").dropna(subset="logs_quality")
+    if with_logs.empty:
+        return "No run used logs."
+    methods = listed(results.titles[m] for m in results.methods if m in set(with_logs.method))
+    kinds = listed(sorted(set(with_logs.logs_quality)))
+    steps = with_logs.get("logs_env_steps")
+    if steps is None or steps.isna().all():
+        cost = "an unstated number of environment steps"
+    elif steps.min() == steps.max():
+        cost = f"{steps.max():,.0f} environment steps a task"
+    else:
+        cost = f"{steps.min():,.0f} to {steps.max():,.0f} environment steps a task"
+    return f"{methods} started from {kinds} logs, which cost {cost} outside the online budget."
+
+
+def provenance(results: Results) -> str:
+    """The line under every table of returns."""
+    return f"{seeds_text(results).capitalize()} per cell. {logs_text(results)}"

@@ -1,0 +1,239 @@
+"""Tables of returns: each metric, PPO-DAP minus PPO, wins and losses, and aggregates over tasks."""
+
+import numpy as np
+import pandas as pd
+
+from dapbench.report import statistics
+from dapbench.report.items import Absent, table
+from dapbench.report.results import BASELINE, METRICS, SUBJECT, Results
+from dapbench.report.statistics import Estimate
+from dapbench.report.style import INTERVAL, counted, digits, listed, provenance, seeds_text, spread
+
+NOTE = f"Mean [{INTERVAL}] over seeds; bold: best mean; †: not distinguishable from it (the {INTERVAL} of the"
+NOTE += " difference contains zero)."
+ONE_SEED = "With one seed there are no intervals, and nothing is marked as indistinguishable."
+AGGREGATES = {
+    "IQM": statistics.iqm,
+    "Median": statistics.median,
+    "Mean": statistics.mean,
+    "Optimality gap": statistics.optimality_gap,
+}
+
+
+@table("alc40", "ALC@40: mean return over the first 40 epochs")
+def alc40(results: Results) -> tuple:
+    """ALC@40 per task and method."""
+    return _returns(results, "alc40")
+
+
+@table("final_return", "Final return: mean of the last 100 training episodes")
+def final_return(results: Results) -> tuple:
+    """Final return per task and method."""
+    return _returns(results, "final_return")
+
+
+@table("eval_return", "Evaluation return: mean action, frozen statistics, own seeds")
+def eval_return(results: Results) -> tuple:
+    """Return of the deterministic evaluation per task and method."""
+    return _returns(results, "eval_return")
+
+
+def _returns(results: Results, metric: str) -> tuple:
+    needs(results, metric)
+    shown, values = [], []
+    for task in results.tasks:
+        scores = {m: s for m in results.methods if len(s := results.scores(metric, task, m))}
+        best = max(scores, key=lambda m: scores[m].mean(), default="")
+        estimates = {m: statistics.interval(statistics.mean, [s]) for m, s in scores.items()}
+        decimals = digits(float(s.mean()) for s in scores.values())
+        row = {"Task": results.titles[task]}
+        for method in results.methods:
+            title = results.titles[method]
+            if method not in scores:
+                row[title] = "missing"
+                continue
+            mark = "best" if method == best else _against_best(scores[best], scores[method])
+            text = spread(estimates[method], decimals)
+            text += "" if len(scores[method]) == len(results.profile["seeds"]) else f" (n={len(scores[method])})"
+            row[title] = {"best": f"**{text}**", "not distinguishable": f"{text} †"}.get(mark, text)
+            values.append({"task": task, "method": method, "metric": metric} | numbers(estimates[method]))
+            values[-1] |= {"seeds": len(scores[method]), "mark": mark}
+        shown.append(row)
+    tidy = pd.DataFrame(values)
+    leaders = tidy[tidy.mark == "best"].method.value_counts()
+    leads = [f"{results.titles[m]} leads on {leaders[m]}" for m in results.methods if m in leaders]
+    sentence = f"By mean {metric_text(metric)}, {listed(leads)} of {counted(len(shown), 'task')}."
+    note = (NOTE if tidy.seeds.max() > 1 else ONE_SEED) + " " + provenance(results)
+    return sentence, pd.DataFrame(shown), tidy, note
+
+
+def _against_best(best: np.ndarray, scores: np.ndarray) -> str:
+    difference = statistics.unpaired_difference(best, scores)
+    return "" if np.isnan(difference.low) or difference.excludes_zero else "not distinguishable"
+
+
+def metric_text(metric: str) -> str:
+    """A metric's title within a sentence."""
+    return METRICS[metric] if metric == "alc40" else METRICS[metric].lower()
+
+
+def verdict(difference: Estimate) -> str:
+    """above, below or not distinguishable, by the interval; n/a without one."""
+    if np.isnan(difference.low):
+        return "n/a"
+    return ("above" if difference.low > 0 else "below") if difference.excludes_zero else "not distinguishable"
+
+
+def numbers(estimate: Estimate) -> dict[str, float]:
+    """An estimate as columns."""
+    return {"estimate": float(estimate.point), "low": float(estimate.low), "high": float(estimate.high)}
+
+
+def needs(results: Results, metric: str, *methods: str) -> None:
+    """Raises Absent unless there are runs with ``metric`` of each of ``methods``."""
+    if results.summaries[metric].isna().all():
+        short = metric == "alc40" and len(results.summaries)
+        raise Absent(
+            f"Fewer than {statistics.ALC_EPOCHS} epochs were run, so there is no ALC@40." if short else "No run ended."
+        )
+    for method in methods:
+        if method not in results.methods:
+            raise Absent(f"There are no runs of {results.titles.get(method, method)}.")
+
+
+def differences(results: Results, metric: str) -> dict[str, Estimate]:
+    """PPO-DAP minus PPO on each task that has runs of both."""
+    pairs = {
+        task: (results.scores(metric, task, SUBJECT), results.scores(metric, task, BASELINE)) for task in results.tasks
+    }
+    return {task: statistics.unpaired_difference(a, b) for task, (a, b) in pairs.items() if len(a) and len(b)}
+
+
+def verdict_text(verdicts: list[str], than: str) -> str:
+    """How often each verdict was reached."""
+    if set(verdicts) == {"n/a"}:
+        return f"cannot be told from {than} with one seed"
+    kinds = {"above": f"above {than}", "not distinguishable": "not distinguishable", "below": "below"}
+    parts = [f"{text} on {verdicts.count(kind)}" for kind, text in kinds.items()]
+    return f"{listed(parts)} of {counted(len(verdicts), 'task')}"
+
+
+@table("difference", "PPO-DAP minus PPO: ALC@40")
+def difference(results: Results) -> tuple:
+    """The study's question: the difference of ALC@40 on each task and over tasks, with its interval."""
+    needs(results, "alc40", SUBJECT, BASELINE)
+    subject, baseline = results.titles[SUBJECT], results.titles[BASELINE]
+    shown: list[dict[str, str]] = []
+    values: list[dict[str, object]] = []
+    for task, estimate in differences(results, "alc40").items():
+        means = {m: results.scores("alc40", task, m) for m in (BASELINE, SUBJECT)}
+        decimals = digits(float(s.mean()) for s in means.values())
+        row = {"Task": results.titles[task]}
+        row |= {
+            results.titles[m]: spread(statistics.interval(statistics.mean, [s]), decimals) for m, s in means.items()
+        }
+        row |= {"Difference": spread(estimate, decimals), "Verdict": verdict(estimate)}
+        shown.append(row)
+        counts = {f"seeds_{m}": len(s) for m, s in means.items()}
+        values.append({"task": task, **numbers(estimate), **counts, "verdict": verdict(estimate)})
+    if not shown:
+        raise Absent(f"No task has runs of both {subject} and {baseline}.")
+    tasks = [task for task in differences(results, "alc40") if task in results.references]
+    if len(tasks) > 1:
+        pair = [normalised_strata(results, "alc40", m, tasks) for m in (SUBJECT, BASELINE)]
+        overall = statistics.interval(statistics.difference_of_means, *pair)
+        ends = [spread(statistics.interval(statistics.mean, s)) for s in (pair[1], pair[0])]
+        shown.append(dict(zip(shown[0], ["Normalised mean", *ends, spread(overall), verdict(overall)], strict=True)))
+        values.append({"task": "normalised mean", **numbers(overall), "verdict": verdict(overall)})
+    than = f"{baseline}'s"
+    verdicts = [verdict(estimate) for estimate in differences(results, "alc40").values()]
+    sentence = f"{subject}'s ALC@40 is {verdict_text(verdicts, than)}, by the {INTERVAL} of the"
+    sentence += f" difference ({seeds_text(results)})."
+    return sentence, pd.DataFrame(shown), pd.DataFrame(values), provenance(results)
+
+
+@table("wins", "PPO-DAP against the strongest on-policy baseline")
+def wins(results: Results) -> tuple:
+    """Wins, ties and losses against the baseline with the highest mean on each task, of those that use no logs."""
+    needs(results, "final_return", SUBJECT)
+    if not results.baselines:
+        raise Absent("There are no runs of a method that starts from nothing.")
+    values = []
+    for metric in METRICS:
+        for task in results.tasks:
+            ours = results.scores(metric, task, SUBJECT)
+            theirs = {m: s for m in results.baselines if len(s := results.scores(metric, task, m))}
+            if len(ours) and theirs:
+                rival = max(theirs, key=lambda m: theirs[m].mean())
+                estimate = statistics.unpaired_difference(ours, theirs[rival])
+                result = {"above": "win", "below": "loss", "not distinguishable": "tie"}.get(verdict(estimate), "n/a")
+                values.append(
+                    {"metric": metric, "task": task, "strongest": rival, **numbers(estimate), "result": result}
+                )
+    if not values:
+        raise Absent(f"No task has runs of both {results.titles[SUBJECT]} and a baseline.")
+    tidy = pd.DataFrame(values)
+    shown = []
+    for name, rows in tidy.groupby("metric", sort=False):
+        row: dict[str, object] = {"Metric": METRICS[str(name)], "Tasks": len(rows)}
+        row |= {title: int((rows.result == kind).sum()) for title, kind in RESULTS.items()}
+        shown.append(row | {"Mean at or above": f"{(rows.estimate >= 0).sum()} of {len(rows)}"})
+    final = tidy[tidy.metric == "final_return"]
+    sentence = f"{results.titles[SUBJECT]}'s mean final return is at or above the strongest baseline's on"
+    sentence += f" {(final.estimate >= 0).sum()} of {counted(len(final), 'task')}."
+    names = listed(results.titles[m] for m in results.baselines)
+    note = f"Baselines: {names}. A win or loss is one by the {INTERVAL} of the difference. {provenance(results)}"
+    return sentence, pd.DataFrame(shown), tidy, note
+
+
+RESULTS = {"Wins": "win", "Ties": "tie", "Losses": "loss"}
+
+
+def normalised_strata(results: Results, metric: str, method: str, tasks: list[str]) -> list[np.ndarray]:
+    """A method's normalised scores by task."""
+    return [statistics.normalised(results.scores(metric, task, method), results.references[task]) for task in tasks]
+
+
+def complete_tasks(results: Results, metric: str) -> list[str]:
+    """The tasks with a reference on which every method has a run, so that aggregates compare like with like."""
+    return [
+        task
+        for task in results.tasks
+        if task in results.references and all(len(results.scores(metric, task, m)) for m in results.methods)
+    ]
+
+
+def reference_text(results: Results, tasks: list[str]) -> str:
+    """Whose returns count as 0 and 1."""
+    sources = {task: results.references[task].source for task in tasks}
+    parts = [
+        f"{s} on {listed(results.titles[t] for t in tasks if sources[t] == s)}" for s in sorted({*sources.values()})
+    ]
+    return f"Normalised by the references of {listed(parts)}."
+
+
+@table("aggregates", "Aggregate normalised scores")
+def aggregates(results: Results) -> tuple:
+    """IQM, median, mean and optimality gap over tasks and seeds, per method."""
+    needs(results, "final_return")
+    shown, values, used = [], [], []
+    for metric, title in METRICS.items():
+        tasks = complete_tasks(results, metric)
+        used += [task for task in tasks if task not in used]
+        for method in results.methods if tasks else []:
+            strata = normalised_strata(results, metric, method, tasks)
+            estimates = {name: statistics.interval(how, strata) for name, how in AGGREGATES.items()}
+            shown.append({"Metric": title, "Method": results.titles[method]})
+            shown[-1] |= {name: spread(estimate, 3) for name, estimate in estimates.items()}
+            for name, estimate in estimates.items():
+                row = {"metric": metric, "method": method, "statistic": name, **numbers(estimate)}
+                values.append(row | {"tasks": len(tasks), "runs": sum(map(len, strata))})
+    if not shown:
+        raise Absent("No task has runs of every method, so nothing can be aggregated.")
+    tidy = pd.DataFrame(values)
+    leading = tidy[(tidy.metric == tidy.metric.iloc[0]) & (tidy.statistic == "IQM")]
+    best = leading.loc[leading.estimate.idxmax()]
+    sentence = f"The highest IQM of {metric_text(best.metric)} is that of {results.titles[best.method]}, "
+    sentence += f"{spread(Estimate(best.estimate, best.low, best.high), 3)}, over {counted(int(best.tasks), 'task')}."
+    note = f"{reference_text(results, used)} The optimality gap is the shortfall from 1; lower is better there."
+    return sentence, pd.DataFrame(shown), tidy, f"{note} {provenance(results)}"

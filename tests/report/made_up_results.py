@@ -1,0 +1,103 @@
+"""Made-up run directories, as `dapbench train` leaves them; no number in them was measured."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+LEVEL = {"half_cheetah": 3000.0, "hopper": 2000.0, "reacher": -5.0, "swimmer": 60.0}
+GAIN = {"ppo": 1.0, "ppg": 0.9, "ppo_dap": 1.4, "ppo_dap_expert": 1.6, "ppo_dap_no_kl": 1.3, "ppo_dap_frozen": 1.35}
+TITLE = {"ppo": "PPO", "ppg": "PPG", "ppo_dap": "PPO-DAP", "ppo_dap_no_kl": "PPO-DAP without KL"}
+BOUND = ["bound_surrogate", "bound_policy_shift", "bound_imitation", "bound_prior_drift"]
+
+
+def profile(**changes) -> dict:
+    """A small profile."""
+    base = {
+        "name": "made_up",
+        "tasks": ["half_cheetah", "hopper"],
+        "methods": ["ppo", "ppg", "ppo_dap"],
+        "seeds": [0, 1, 2],
+        "epochs": 45,
+        "epoch_steps": 5000,
+        "eval_episodes": 20,
+        "log_quality": "medium",
+    }
+    return base | changes
+
+
+ABLATIONS = {"ablations": {"methods": ["ppo_dap_no_kl", "ppo_dap_frozen"], "tasks": ["hopper"]}}
+QUALITIES = {"log_qualities": {"methods": ["ppo_dap_expert"], "tasks": ["hopper"]}}
+
+
+def fabricate(root: Path, profile: dict, timing: bool = True) -> Path:
+    """Writes a run directory for each of the profile's cells under ``root``."""
+    from dapbench.report.results import cells
+
+    for cell in cells(profile):
+        run = root / profile["name"] / "runs" / cell.task / cell.method / str(cell.seed)
+        fabricate_run(run, profile, cell.task, cell.method, cell.seed, timing)
+    return root
+
+
+def fabricate_run(run: Path, profile: dict, task: str, method: str, seed: int, timing: bool) -> None:
+    """Writes one run directory: a saturating curve with noise whose level depends on task, method and seed."""
+    run.mkdir(parents=True)
+    generator = np.random.default_rng([seed, *map(ord, task + method)])
+    epochs, dap = profile["epochs"], method.startswith("ppo_dap")
+    epoch = np.arange(1, epochs + 1)
+    level, gain = LEVEL[task], GAIN[method] * generator.normal(1, 0.08)
+    shape = 1 - np.exp(-epoch / 20 * gain)
+    returns = level * (gain * shape if level > 0 else 8 - 7 * shape) + abs(level) * generator.normal(0, 0.02, epochs)
+    curve = pd.DataFrame({"epoch": epoch, "env_steps": epoch * profile["epoch_steps"], "return_mean": returns})
+    curve["return_std"], curve["episodes"], curve["length_mean"] = abs(returns) / 10, 5, 1000.0
+    curve.loc[0, ["return_mean", "return_std", "length_mean"]] = np.nan
+    curve.loc[0, "episodes"] = 0
+    curve["approx_kl"] = generator.uniform(0.005, 0.015, epochs)
+    if dap:
+        curve["prior_drift"] = generator.uniform(0, 0.002, epochs)
+        for name, sign in zip(BOUND, [1, -1, 1, -1], strict=True):
+            curve[name] = sign * generator.uniform(0.01, 0.05, epochs)
+    curve.to_csv(run / "curve.csv", index=False)
+    filled = curve.return_mean.bfill()
+    quality = "expert" if "expert" in method else profile["log_quality"]
+    logs = {"quality": quality, "transitions": 50000, "env_steps": 400000, "return_mean": level, "source": "collect"}
+    config = {
+        "task": {"name": task, "title": task.replace("_", " ").title().replace(" ", ""), "env_id": "MadeUp-v0"},
+        "method": {"name": method, "title": TITLE.get(method, method), "starts_from": "prior" if dap else "nothing"},
+        "profile": profile,
+        "seed": seed,
+    }
+    config["method"] |= {"gamma": 0.99, "hidden": [64, 64]} | ({"imitation_weight": 1.0} if dap else {})
+    config["method"] |= {"log_quality": "expert"} if "expert" in method else {}
+    config["method"] |= {"kl_weight": 0.0 if "no_kl" in method else 0.005} if dap else {}
+    summary = {
+        "task": task,
+        "method": method,
+        "seed": seed,
+        "profile": profile["name"],
+        "env_steps": epochs * profile["epoch_steps"],
+        "epochs": epochs,
+        "alc40": float(filled[:40].mean()) if epochs >= 40 else None,
+        "final_return": float(filled.iloc[-5:].mean()),
+        "eval_return": float(filled.iloc[-1] * 1.05),
+        "eval_std": float(abs(level) / 10),
+        "eval_episodes": profile["eval_episodes"],
+        "logs": logs if dap else None,
+        "config": config,
+    }
+    (run / "summary.json").write_text(json.dumps(summary))
+    if timing:
+        slow = 1.2 if dap else 1.0
+        wall = epochs * 2.0 * slow * generator.normal(1, 0.02)
+        record = {
+            "steps_per_second": epochs * profile["epoch_steps"] / wall,
+            "wall_seconds": wall,
+            "peak_memory_bytes": int(6e8 * slow),
+            "seconds": {"rollout": 0.5 * wall / slow, "update": 0.4 * wall / slow, "startup": 0.05 * wall}
+            | ({"proposals": 0.15 * wall} if dap else {}),
+            "versions": {"python": "3.11.0", "torch": "2.10.0"},
+            "machine": {"platform": "made-up", "processor": "made-up", "device": "cpu"},
+        }
+        (run / "timing.json").write_text(json.dumps(record))
