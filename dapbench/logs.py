@@ -163,11 +163,10 @@ def load_episodes(
 
 
 def load_logs(source: str | Path, observation_space: Box, action_space: Box, env_id: str | None = None) -> Logs:
-    """The transitions of :func:`load_episodes`, episode after episode."""
+    """Reads logs as arrays of transitions; arguments and errors as for ``load_episodes``."""
     episodes, description = load_episodes(source, observation_space, action_space, env_id)
-    lengths = np.array([len(episode.rewards) for episode in episodes])
-    ends = np.zeros(lengths.sum(), dtype=bool)
-    ends[lengths.cumsum() - 1] = True
+    ends = np.zeros(description["transitions"], dtype=bool)
+    ends[np.cumsum([len(episode.rewards) for episode in episodes]) - 1] = True
     return Logs(
         observations=np.concatenate([episode.observations[:-1] for episode in episodes]).astype(np.float32),
         actions=np.concatenate([episode.actions for episode in episodes]).astype(np.float32),
@@ -177,6 +176,45 @@ def load_logs(source: str | Path, observation_space: Box, action_space: Box, env
         returns=np.array([np.sum(episode.rewards, dtype=np.float64) for episode in episodes]),
         description=description,
     )
+
+
+def load_episodes(
+    source: str | Path, observation_space: Box, action_space: Box, env_id: str | None = None
+) -> tuple[list[Episode], dict[str, Any]]:
+    """Reads logs and checks that they are complete, finite and of this task.
+
+    Args:
+        source: folder of a Minari dataset, or ``minari:NAME`` for a public one, downloaded once by Minari.
+        observation_space, action_space: the task's.
+        env_id: the task's; tells tasks apart whose spaces are alike, such as HalfCheetah and Walker2d.
+
+    Returns:
+        The episodes, and the description that ``write_logs`` stored; of a foreign dataset what can be told of it.
+
+    Raises:
+        UserError: whatever is wrong with the logs, in one line.
+    """
+    folder, data = _locate(str(source))
+    metadata = _read_metadata(folder, data)
+    try:
+        from minari import MinariDataset
+
+        dataset = MinariDataset(data)
+        _check_task(folder, dataset, observation_space, action_space, env_id)
+        episodes = [
+            Episode(episode.observations, episode.actions, episode.rewards, episode.terminations, episode.truncations)
+            for episode in dataset.iterate_episodes()
+        ]
+    except MALFORMED as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"the Minari dataset {folder} cannot be read ({reason}); delete it and make it again"
+        ) from error
+    for index, episode in enumerate(episodes):
+        _check_episode(f"episode {index} of {folder}", episode, observation_space, action_space)
+    # Makers of a foreign dataset do not say how many steps it cost.
+    unknown = {"quality": None, "env_steps": None, "source": str(source), "dataset_id": metadata["dataset_id"]}
+    return episodes, unknown | metadata.get("dapbench", {}) | _statistics([episode.rewards for episode in episodes])
 
 
 def _locate(source: str) -> tuple[str, Path]:
