@@ -118,50 +118,6 @@ def write_logs(
     return description
 
 
-def load_episodes(
-    source: str | Path, observation_space: Box, action_space: Box, env_id: str | None = None
-) -> tuple[list[Episode], dict[str, Any]]:
-    """Reads logs and checks that they are complete, finite and of this task; returns them with their description.
-
-    Args:
-        source: folder of a Minari dataset, or ``minari:NAME`` for a public one, downloaded once by Minari.
-        observation_space, action_space: the task's.
-        env_id: the task's; tells tasks apart whose spaces are alike, such as HalfCheetah and Walker2d.
-
-    Raises:
-        UserError: whatever is wrong with the logs, in one line.
-    """
-    folder, data = _locate(str(source))
-    metadata = _read_metadata(folder, data)
-    try:
-        from minari import MinariDataset
-
-        dataset = MinariDataset(data)
-        _check_task(folder, dataset, observation_space, action_space, env_id)
-        episodes = [
-            Episode(episode.observations, episode.actions, episode.rewards, episode.terminations, episode.truncations)
-            for episode in dataset.iterate_episodes()
-        ]
-    except MALFORMED as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"the Minari dataset {folder} cannot be read ({reason}); delete it and make it again"
-        ) from error
-    for index, episode in enumerate(episodes):
-        _check_episode(f"episode {index} of {folder}", episode, observation_space, action_space)
-
-    own = metadata.get("dapbench", {})
-    description = {
-        "quality": None,  # a public dataset's makers do not say how many steps it cost
-        "env_steps": None,
-        **own,
-        **_statistics([episode.rewards for episode in episodes]),
-        "source": str(source),
-        "dataset_id": metadata["dataset_id"],
-    }
-    return episodes, description
-
-
 def load_logs(source: str | Path, observation_space: Box, action_space: Box, env_id: str | None = None) -> Logs:
     """Reads logs as arrays of transitions; arguments and errors as for ``load_episodes``."""
     episodes, description = load_episodes(source, observation_space, action_space, env_id)
