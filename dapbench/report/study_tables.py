@@ -1,0 +1,263 @@
+"""Tables around the returns: speed, overhead, ablations, log qualities, logs, published numbers, hyper-parameters."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dapbench.report import statistics
+from dapbench.report.items import Absent, table
+from dapbench.report.results import BASELINE, METRICS, SUBJECT, TIMING_KEYS, Results
+from dapbench.report.style import INTERVAL, counted, digits, listed, logs_text, number, provenance, spread
+from dapbench.report.tables import metric_text, needs, normalised_strata, numbers, verdict
+
+MIB = 2**20
+PUBLISHED_STEPS = 1_000_000
+
+
+def ratio_of_means(first: statistics.Strata, second: statistics.Strata) -> np.ndarray:
+    """Mean over tasks of the ratio of two means."""
+    return np.mean(np.stack([a.mean(-1) / b.mean(-1) for a, b in zip(first, second, strict=True)], axis=-1), axis=-1)
+
+
+def timing_strata(results: Results, column: str, method: str, tasks: list[str]) -> list[np.ndarray]:
+    """A column of the timings of a method's runs, by task."""
+    frame = results.timings[results.timings.method == method]
+    return [frame.loc[frame.task == task, column].to_numpy(float) for task in tasks]
+
+
+@table("speed", "Speed and memory of the runs")
+def speed(results: Results) -> tuple:
+    """Environment steps per second and peak memory per method, and both relative to PPO."""
+    timed = results.timings[results.timings.group == "main"]
+    if timed.empty:
+        raise Absent("No run left a timing.json, so nothing is said about speed.")
+    methods = [m for m in results.methods if m in set(timed.method)]
+    tasks = [t for t in results.tasks if all(((timed.task == t) & (timed.method == m)).any() for m in methods)]
+    shown, values, ratios = [], [], {}
+    for method in methods:
+        row = {"Method": results.titles[method]}
+        for task in results.tasks:
+            own = timed[(timed.task == task) & (timed.method == method)]
+            row[f"{results.titles[task]}, steps/s"] = number(own.steps_per_second.mean(), 0)
+            if len(own):
+                means = {column: float(own[column].mean()) for column in TIMING_KEYS}
+                values.append({"task": task, "method": method, "runs": len(own), **means})
+        if tasks and BASELINE in methods:
+            # Time per step is the inverse of speed: PPO's speed over this method's.
+            pairs = [("steps_per_second", BASELINE, method), ("peak_memory_bytes", method, BASELINE)]
+            for title, (column, above, below) in zip(("Time per step × PPO", "Memory × PPO"), pairs, strict=True):
+                sides = [timing_strata(results, column, m, tasks) for m in (above, below)]
+                estimate = statistics.interval(ratio_of_means, *sides)
+                row[title] = "1" if method == BASELINE else spread(estimate, 2)
+                ratios[method, title] = row[title]
+                values.append({"task": "mean over tasks", "method": method, "ratio": title, **numbers(estimate)})
+        memory = timed.loc[timed.method == method, "peak_memory_bytes"]
+        row["Peak memory, MiB"] = number(memory.mean() / MIB, 0)
+        shown.append(row)
+    sentence = f"{results.titles[methods[0]]} makes {shown[0][f'{results.titles[results.tasks[0]]}, steps/s']} steps"
+    sentence += f" per second on {results.titles[results.tasks[0]]}."
+    if (SUBJECT, "Time per step × PPO") in ratios:
+        sentence = f"{results.titles[SUBJECT]} takes {ratios[SUBJECT, 'Time per step × PPO']} times PPO's time per"
+        sentence += f" environment step and {ratios[SUBJECT, 'Memory × PPO']} times its peak memory."
+    note = "Training only, after compilation, as measured in the runs themselves, which may have shared the machine"
+    note += f" with others; pretraining and logs are not in it. Ratios: mean over tasks [{INTERVAL}]."
+    return sentence, pd.DataFrame(shown), pd.DataFrame(values), note
+
+
+@table("overhead", "Overhead relative to PPO, paired")
+def overhead(results: Results) -> tuple:
+    """Wall-clock and peak memory relative to PPO in runs that were paired and interleaved on one machine."""
+    frame = results.overhead
+    if frame.empty:
+        raise Absent("There are no paired, interleaved timings (dapbench overhead makes them).")
+    wide = frame.pivot_table(index=["task", "repeat"], columns="method", values=["wall_seconds", "peak_memory_bytes"])
+    shown, values = [], []
+    for method in [m for m in results.profile["methods"] if m in set(frame.method) and m != BASELINE]:
+        row = {"Method": results.titles[method]}
+        for title, column in (("Wall-clock × PPO", "wall_seconds"), ("Memory × PPO", "peak_memory_bytes")):
+            ratio = (wide[column][method] / wide[column][BASELINE]).dropna()
+            estimate = statistics.interval(statistics.mean, [own.to_numpy() for _, own in ratio.groupby("task")])
+            row[title] = spread(estimate, 3)
+            values.append({"method": method, "ratio": title, **numbers(estimate), "pairs": len(ratio)})
+        shown.append(row)
+    if not shown:
+        raise Absent(f"The paired timings are of {results.titles[BASELINE]} alone.")
+    sentence = f"Paired with {results.titles[BASELINE]}'s, the wall-clock ratios are "
+    sentence += listed(f"{row['Wall-clock × PPO']} ({row['Method']})" for row in shown) + "."
+    note = f"Mean of the ratios of pairs over tasks [{INTERVAL}]; {counted(len(wide), 'pair')} of runs."
+    return sentence, pd.DataFrame(shown), pd.DataFrame(values), note
+
+
+def primary(results: Results) -> str:
+    """ALC@40, or the final return where fewer epochs were run."""
+    return "final_return" if results.summaries["alc40"].isna().all() else "alc40"
+
+
+def variants(results: Results, quality: bool) -> list[str]:
+    """Methods of the profile's further groups: those that name their own log quality, or the others (ablations)."""
+    extra = dict.fromkeys(results.summaries.loc[results.summaries.group != "main", "method"])
+    return [m for m in extra if bool(results.method_config(m).get("log_quality")) == quality]
+
+
+def changes(config: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+    """The settings in which a configuration differs from another."""
+    ours, theirs = flattened(config), flattened(base)
+    keys = [k for k in ours | theirs if ours.get(k) != theirs.get(k) and k not in ("name", "title", "_target_")]
+    return ", ".join(f"{key}: {ours.get(key, 'absent')}" for key in keys) or "nothing"
+
+
+@table("ablations", "Ablations of PPO-DAP")
+def ablations(results: Results) -> tuple:
+    """Each variant's primary metric beside PPO-DAP's, and its normalised difference from it."""
+    metric, names = primary(results), variants(results, quality=False)
+    needs(results, metric, SUBJECT)
+    if not names:
+        raise Absent("There are no runs of ablations in this profile.")
+    tasks = [t for t in results.tasks if all(len(results.scores(metric, t, m)) for m in [SUBJECT, *names])]
+    if not tasks:
+        raise Absent("No task has runs of PPO-DAP and of every ablation.")
+    shown, values, verdicts = [], [], []
+    normal = {
+        m: normalised_strata(results, metric, m, [t for t in tasks if t in results.references])
+        for m in [SUBJECT, *names]
+    }
+    for method in [SUBJECT, *names]:
+        row = {"Variant": results.titles[method]}
+        row["Changed"] = changes(results.method_config(method), results.method_config(SUBJECT))
+        for task in tasks:
+            estimate = statistics.interval(statistics.mean, [results.scores(metric, task, method)])
+            row[results.titles[task]] = spread(estimate)
+            values.append({"task": task, "method": method, "metric": metric, **numbers(estimate)})
+        if normal[SUBJECT]:
+            change = statistics.interval(statistics.difference_of_means, normal[method], normal[SUBJECT])
+            row["Normalised difference"] = "0" if method == SUBJECT else spread(change, 3)
+            values.append({"task": "normalised difference", "method": method, "metric": metric, **numbers(change)})
+            verdicts += [] if method == SUBJECT else [verdict(change)]
+        shown.append(row)
+    parts = [f"{verdicts.count(kind)} {kind}" for kind in ("below", "above", "not distinguishable")]
+    sentence = f"Of {counted(len(names), 'variant')}, by {metric_text(metric)} over {counted(len(tasks), 'task')}:"
+    sentence += (
+        f" {listed(parts)} from the full {results.titles[SUBJECT]}." if set(verdicts) - {"n/a"} else " one seed."
+    )
+    return sentence, pd.DataFrame(shown), pd.DataFrame(values), f"{METRICS[metric]}. {provenance(results)}"
+
+
+def quality_frame(results: Results) -> pd.DataFrame:
+    """PPO-DAP's runs by the quality of the logs that they started from, a row a run.
+
+    Raises:
+        Absent: there are runs on fewer than two qualities.
+    """
+    frame = results.summaries[results.summaries.method.isin([SUBJECT, *variants(results, quality=True)])]
+    frame = frame.dropna(subset=["logs_quality", primary(results)])
+    per_task = frame.groupby("task").logs_quality.nunique()
+    frame = frame[frame.task.isin(per_task[per_task > 1].index)]
+    if frame.empty:
+        kinds = sorted(results.summaries.logs_quality.dropna().unique())
+        raise Absent(f"Log qualities in these results: {listed(kinds)}; there is nothing to compare.")
+    return frame
+
+
+@table("log_qualities", "PPO-DAP by the quality of its logs")
+def log_qualities(results: Results) -> tuple:
+    """The primary metric by log quality, beside the return of the logs themselves and PPO's."""
+    frame, metric = quality_frame(results), primary(results)
+    shown, values = [], []
+    for (task, quality), runs in frame.groupby(["task", "logs_quality"]):
+        ours, ppo = runs[metric].to_numpy(float), results.scores(metric, str(task), BASELINE)
+        estimate = statistics.interval(statistics.mean, [ours])
+        logged = runs["logs_return_mean"].mean() if "logs_return_mean" in runs else np.nan
+        row = {
+            "Task": results.titles[str(task)],
+            "Logs": str(quality),
+            "Return in the logs": number(logged, digits([logged])),
+        }
+        row |= {METRICS[metric]: spread(estimate), "Minus PPO": "n/a"}
+        if len(ppo):
+            row["Minus PPO"] = spread(statistics.unpaired_difference(ours, ppo))
+        shown.append(row)
+        values.append(
+            {"task": task, "quality": quality, "logs_return": logged, "seeds": len(ours), **numbers(estimate)}
+        )
+    tidy = pd.DataFrame(values)
+    best = tidy.loc[tidy.groupby("task").estimate.idxmax()]
+    parts = [f"{q} on {counted(int(n), 'task')}" for q, n in best.quality.value_counts().items()]
+    return (
+        f"The best logs by mean {metric_text(metric)}: {listed(parts)}.",
+        pd.DataFrame(shown),
+        tidy,
+        provenance(results),
+    )
+
+
+@table("logs", "The logs that runs started from")
+def logs(results: Results) -> tuple:
+    """Every set of logs in use: what it holds and what it cost outside the online budget."""
+    columns = ["task", *(name for name in map(str, results.summaries) if name.startswith("logs_"))]
+    used = results.summaries.dropna(subset=["logs_quality"])[columns].drop_duplicates()
+    if used.empty:
+        raise Absent("No run used logs.")
+    shown = pd.DataFrame({"Task": used.task.map(results.titles)})
+    for name in columns[1:]:
+        text = used[name].map(lambda v: f"{v:,.0f}" if isinstance(v, float | int) else str(v))
+        shown[name.removeprefix("logs_").replace("_", " ").capitalize()] = text
+    sentence = f"{counted(len(used), 'set')} of logs. {logs_text(results)}"
+    return sentence, shown, used, "Environment steps: spent on making the logs, outside the online budget."
+
+
+@table("published", "PPO beside published PPO")
+def published(results: Results) -> tuple:
+    """Our PPO's final and evaluation return beside published numbers at 1M steps, each with its own statistic."""
+    needs(results, "final_return", BASELINE)
+    sources = json.loads(Path(__file__).with_name("published_ppo.json").read_text(encoding="utf-8"))
+    tasks = [t for t in results.tasks if len(results.scores("final_return", t, BASELINE))]
+    steps = int(results.summaries.loc[results.summaries.method == BASELINE, "env_steps"].max())
+    shown, values = [], []
+    for task in tasks:
+        row = {"Task": results.titles[task]}
+        for metric in ("final_return", "eval_return"):
+            estimate = statistics.interval(statistics.mean, [results.scores(metric, task, BASELINE)])
+            row[f"Here: {metric_text(metric)}"] = spread(estimate)
+            values.append({"task": task, "source": f"here, {metric}", **numbers(estimate)})
+        for source in sources:
+            score = source["scores"].get(task)
+            decimals = digits(score[:1]) if score else 0
+            row[source["source"]] = " ± ".join(number(v, max(decimals, v % 1 > 0)) for v in score) if score else "–"
+            if score:
+                values.append({"task": task, "source": source["source"], "estimate": score[0]})
+        shown.append(row)
+    same = steps == PUBLISHED_STEPS
+    sentence = f"PPO ran here for {steps:,} steps; the published runs had {PUBLISHED_STEPS:,}"
+    sentence += "." if same else ", so the two do not compare."
+    note = "Versions and statistics differ. " + "; ".join(
+        f"{s['source']}: {s['statistic']} ({s['link']})" for s in sources
+    )
+    return sentence, pd.DataFrame(shown), pd.DataFrame(values), note + "."
+
+
+def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+@table("hyper_parameters", "Hyper-parameters as run")
+def hyper_parameters(results: Results) -> tuple:
+    """Every setting of every method, from the configurations in the run directories."""
+    if not results.methods:
+        raise Absent("No run ended.")
+    columns, varying = {}, set()
+    for method in results.methods:
+        configs = [flattened(config["method"]) for (_, name), config in results.configs.items() if name == method]
+        columns[results.titles[method]] = configs[0]
+        varying |= {key for config in configs for key in config if config[key] != configs[0].get(key)}
+    keys = [k for k in dict.fromkeys(k for c in columns.values() for k in c) if k not in ("name", "title", "_target_")]
+    rows = [{"Setting": k} | {title: str(c.get(k, "–")).lower() for title, c in columns.items()} for k in keys]
+    sentence = "One configuration per method for all tasks." if not varying else f"Differs by task: {listed(varying)}."
+    return sentence, pd.DataFrame(rows), pd.DataFrame(rows), "–: the method has no such setting."
