@@ -1,0 +1,178 @@
+"""Figures around the returns: where the time goes, memory, ablations, log qualities, the dual-proximal diagnostics."""
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from scipy import stats
+
+from dapbench.report import statistics
+from dapbench.report.items import Absent, figure
+from dapbench.report.results import BASELINE, METRICS, SUBJECT, Results
+from dapbench.report.statistics import Estimate
+from dapbench.report.study_tables import MIB, primary, quality_frame, timing_strata, variants
+from dapbench.report.style import counted, digits, dots, listed, number, palette, panels, spread
+from dapbench.report.tables import metric_text, needs, normalised_strata
+
+BOUND_TERMS = {
+    "bound_surrogate": "surrogate advantage",
+    "bound_policy_shift": "policy-shift penalty",
+    "bound_imitation": "imitation gain",
+    "bound_prior_drift": "prior drift",
+}
+
+
+@figure("time_parts", "Where the time goes")
+def time_parts(results: Results) -> tuple:
+    """Seconds of each part of a run per 100,000 environment steps, mean over tasks and seeds."""
+    seconds = results.seconds[results.seconds.group == "main"]
+    if seconds.empty:
+        raise Absent("No run says where its time went.")
+    runs = results.summaries.set_index(["task", "method", "seed"])["env_steps"]
+    per = seconds.assign(steps=runs.reindex(pd.MultiIndex.from_frame(seconds[["task", "method", "seed"]])).to_numpy())
+    per["cost"] = per.seconds * 100_000 / per.steps
+    # A part that some runs lack took no time there, so means are over all runs of a method.
+    counts = per.groupby("method")[["task", "seed"]].apply(lambda own: len(own.drop_duplicates()))
+    table = per.pivot_table(index="method", columns="part", values="cost", aggfunc="sum").div(counts, axis=0).fillna(0)
+    methods = [m for m in results.methods if m in table.index]
+    table = table.loc[methods, table.sum().sort_values(ascending=False).index]
+    small = table.columns[table.max() < 0.01 * table.sum(axis=1).max()]
+    if len(small) > 1:
+        table = table.drop(columns=small).assign(other=table[small].sum(axis=1))
+    drawing, (axis,) = panels(1, 6.5, 1.6 + 0.34 * len(methods))
+    left = np.zeros(len(methods))
+    for part, colour in zip(table, sns.color_palette("colorblind", len(table.columns)), strict=True):
+        axis.barh(range(len(methods)), table[part], left=left, label=str(part), color=colour, height=0.65)
+        left += table[part].to_numpy()
+    axis.set_yticks(range(len(methods)), [results.titles[m] for m in methods])
+    axis.invert_yaxis()
+    axis.set_xlabel("Seconds per 100,000 environment steps")
+    drawing.legend(loc="outside lower center", ncols=5, frameon=False)
+    parts = []
+    for method in methods:
+        costs = {str(part): float(cost) for part, cost in table.loc[method].items()}
+        largest = max(costs, key=lambda part: costs[part])
+        share = 100 * costs[largest] / sum(costs.values())
+        parts.append(f"{largest} for {results.titles[method]} ({number(share, 0)} %)")
+    return f"The largest part is {listed(parts)}.", drawing
+
+
+@figure("memory", "Peak memory")
+def memory(results: Results) -> tuple:
+    """Peak memory of a run's process (of the GPU where one was used), mean over tasks and seeds."""
+    timed = results.timings[results.timings.group == "main"]
+    if timed.empty:
+        raise Absent("No run left a timing.json, so nothing is said about memory.")
+    methods = [m for m in results.methods if m in set(timed.method)]
+    rows = []
+    for method in methods:
+        strata = [s / MIB for s in timing_strata(results, "peak_memory_bytes", method, results.tasks) if len(s)]
+        rows.append((results.titles[method], statistics.interval(statistics.mean, strata), palette(results)[method]))
+    drawing, (axis,) = panels(1, 5.2, 1.1 + 0.3 * len(rows))
+    dots(axis, rows)
+    axis.set_xlabel("Peak memory, MiB")
+    axis.set_xlim(left=0)
+    return f"Mean peak memory: {listed(f'{spread(e, 0)} MiB for {title}' for title, e, _ in rows)}.", drawing
+
+
+@figure("ablation_bars", "Ablations: change from PPO-DAP")
+def ablation_bars(results: Results) -> tuple:
+    """Each variant's normalised difference from PPO-DAP, averaged over the tasks that it ran on."""
+    metric, names = primary(results), variants(results, quality=False)
+    needs(results, metric, SUBJECT)
+    rows: list[tuple[str, Estimate, object]] = []
+    for method in names:
+        pairs = [SUBJECT, method]
+        tasks = [t for t in results.references if all(len(results.scores(metric, t, m)) for m in pairs)]
+        if tasks:
+            full, ours = (normalised_strata(results, metric, m, tasks) for m in pairs)
+            change = statistics.interval(statistics.difference_of_means, ours, full)
+            rows.append((f"{results.titles[method]} ({counted(len(tasks), 'task')})", change, "0.35"))
+    if not rows:
+        raise Absent("There are no runs of ablations in this profile.")
+    drawing, (axis,) = panels(1, 6.0, 1.1 + 0.3 * len(rows))
+    for place, (_, change, colour) in enumerate(rows):
+        axis.barh(place, change.point, color=colour, alpha=0.35, height=0.6)
+    dots(axis, rows, reference=0.0)
+    axis.set_xlabel(f"Difference of normalised {metric_text(metric)} from {results.titles[SUBJECT]}")
+    worst = min(rows, key=lambda row: float(row[1].point))
+    return f"The lowest is {worst[0]}: {spread(worst[1], 3)}.", drawing
+
+
+@figure("log_quality_curve", "Return against the quality of the logs")
+def log_quality_curve(results: Results) -> tuple:
+    """PPO-DAP's primary metric against the mean return of the logs that it started from; PPO's as a line."""
+    frame, metric = quality_frame(results), primary(results)
+    if "logs_return_mean" not in frame or frame.logs_return_mean.isna().all():
+        raise Absent("The runs do not say what their logs returned.")
+    tasks = [task for task in results.tasks if task in set(frame.task)]
+    drawing, axes = panels(len(tasks), 3.4, 2.8)
+    colour, changes = palette(results)[SUBJECT], []
+    for axis, task in zip(axes, tasks, strict=True):
+        means = []
+        for quality, runs in frame[frame.task == task].groupby("logs_quality"):
+            logged = float(runs.logs_return_mean.mean())
+            estimate = statistics.interval(statistics.mean, [runs[metric].to_numpy(float)])
+            means.append((logged, float(estimate.point)))
+            axis.plot([logged, logged], [estimate.low, estimate.high], color=colour, linewidth=4, alpha=0.4)
+            axis.plot(*means[-1], "o", color=colour)
+            axis.annotate(str(quality), means[-1], textcoords="offset points", xytext=(6, 4))
+        if len(ppo := results.scores(metric, task, BASELINE)):
+            title = f"{results.titles[BASELINE]}, mean"
+            axis.axhline(ppo.mean(), color=palette(results)[BASELINE], linestyle="--", label=title)
+            axis.legend(frameon=False)
+        axis.set(title=results.titles[task], xlabel="Mean return in the logs", ylabel=METRICS[metric])
+        axis.margins(0.15)
+        change = max(means)[1] - min(means)[1]
+        changes.append(f"{number(change, digits([change]))} on {results.titles[task]}")
+    sentence = f"From the logs of the lowest return to those of the highest, mean {metric_text(metric)} changes by"
+    return f"{sentence} {listed(changes)}.", drawing
+
+
+@figure("diagnostics", "Dual-proximal diagnostics of PPO-DAP")
+def diagnostics(results: Results) -> tuple:
+    """Policy KL, prior drift and the lower bound's terms by epoch, and the surrogate against realised improvement."""
+    curves = results.curves[(results.curves.method == SUBJECT)]
+    terms = [name for name in BOUND_TERMS if name in curves and curves[name].notna().any()]
+    if curves.empty or "bound_surrogate" not in terms:
+        raise Absent(f"No run of {results.titles[SUBJECT]} logged the terms of the lower bound.")
+    drawing, axes = panels(4, 4.0, 2.9, columns=2)
+    colours = dict(zip(results.tasks, sns.color_palette("colorblind", len(results.tasks)), strict=True))
+    kl = "policy_kl" if "policy_kl" in curves else "approx_kl"
+    for axis, column, label in ((axes[0], kl, "Policy KL per iteration"), (axes[1], "prior_drift", "Prior drift")):
+        if column in curves:
+            for task, own in curves.groupby("task"):
+                mean = own.groupby("epoch")[column].mean()
+                axis.plot(mean.index, mean, color=colours[str(task)], label=results.titles[str(task)])
+        axis.set(xlabel="Epoch", ylabel=label)
+        axis.margins(x=0)
+    for name in terms:
+        mean = curves.groupby("epoch")[name].mean().abs()
+        axes[2].plot(mean.index, mean.where(mean > 0), label=BOUND_TERMS[name])
+    axes[2].set(xlabel="Epoch", ylabel="|term|, mean over runs", yscale="log")
+    axes[2].margins(x=0)
+    axes[2].legend(frameon=False, fontsize="small", ncols=2)
+    pairs = improvements(curves)
+    for task, own in pairs.groupby("task"):
+        axes[3].scatter(
+            own.bound_surrogate, own.improvement, s=6, alpha=0.5, color=colours[str(task)], linewidth=0, rasterized=True
+        )
+    axes[3].axhline(0, color="0.6", linewidth=0.8, zorder=0)
+    axes[3].set(xlabel="Surrogate advantage / (1 − γ)", ylabel="Change of return, in task std")
+    handles, labels = axes[0].get_legend_handles_labels()
+    drawing.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    parts = []
+    for name in terms:
+        complete = pairs[[name, "improvement"]].dropna()
+        if complete[name].nunique() > 1 and len(complete) > 2:
+            rho = float(stats.spearmanr(complete[name], complete.improvement).statistic)
+            parts.append(f"{number(rho, 2)} for the {BOUND_TERMS[name]}")
+    text = f"Rank correlation with the change of return in the next epoch: {listed(parts)}, over {len(pairs):,} epochs."
+    return text, drawing
+
+
+def improvements(curves: pd.DataFrame) -> pd.DataFrame:
+    """Epochs with the change of return that followed, divided by the std of such changes on the task."""
+    ordered = curves.sort_values(["task", "seed", "epoch"])
+    follow = ordered.groupby(["task", "seed"])["return_mean"].shift(-1) - ordered["return_mean"]
+    ordered = ordered.assign(improvement=follow).dropna(subset=["improvement", "bound_surrogate"])
+    return ordered.assign(improvement=ordered.improvement / ordered.groupby("task").improvement.transform("std"))
