@@ -112,9 +112,7 @@ def _profile(name: str, params: str | None) -> dict[str, Any]:
         try:
             profile = yaml.safe_load(Path(params).read_text(encoding="utf-8"))["profile"]
         except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-            raise UserError(
-                f"cannot take a profile from params={params} ({error}); dapbench repro writes it"
-            ) from error
+            raise UserError(f"params={params} holds no profile ({error}); dapbench repro composes it") from error
         if profile["name"] != name:
             raise UserError(f"params={params} is of profile {profile['name']}; compose it anew for profile={name}")
         return profile

@@ -1,0 +1,160 @@
+"""A small project in a temporary folder: the real pipeline over commands that only write what the real ones leave."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from dapbench.pipeline.params import compose
+from dapbench.pipeline.plan import make_plan
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Stands in for dapbench/cli.py: notes each call in calls.txt and writes the command's outs; fails or sleeps on demand.
+STUB = """
+import os, sys, time
+from pathlib import Path
+
+import yaml
+
+OUTS = {
+    "collect": ["data.hdf5"],
+    "pretrain": ["prior.ckpt", "quality.json"],
+    "train": ["model.ckpt", "summary.json", "timing.json", "curve.csv"],
+    "overhead": ["overhead.json"],
+    "report": ["index.html"],
+}
+
+def main():
+    name, *argv = sys.argv[1:]
+    arguments = dict(argument.split("=", 1) for argument in argv)
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    out = Path(arguments.get("out", f"results/{arguments['profile']}/report"))
+    with open("calls.txt", "a") as calls:
+        print(name, out.relative_to(f"results/{arguments['profile']}"), file=calls)
+    time.sleep(float(os.environ.get("STUB_SLEEPS", 0)))
+    if os.environ.get("STUB_FAILS") in out.parts:
+        sys.exit("dapbench: told to fail")
+    out.mkdir(parents=True, exist_ok=True)
+    for file in OUTS[name]:
+        read = params["method"][arguments["method"]]["gamma"] if name == "train" else name
+        (out / file).write_text(f'{{"read": "{read}", "out": "{out}"}}')
+"""
+
+REPORT = """
+def headline(results_dir, profile):
+    return f"the headline of {profile['name']}"
+
+def build_report(results_dir, profile):
+    print("over", *sorted(path.name for path in results_dir.iterdir()), "with seeds", profile["seeds"])
+    return results_dir / "report/index.html"
+"""
+
+TINY = """
+defaults: [paper]
+name: tiny
+tasks: [hopper]
+methods: [ppo, ppo_dap]
+seeds: [0]
+overhead_tasks: []
+"""
+
+COPIED = [".gitignore", "dvc.yaml", ".dvc/config", ".dvcignore", "dapbench/pipeline"]
+COPIED += [f"dapbench/{name}.py" for name in ("__init__", "config", "errors", "files")]
+WRITTEN = [f"dapbench/{name}.py" for name in ("losses", "logs", "collect", "ppo_dap", "on_policy/base", "prior/edm")]
+WRITTEN += ["baselines/ppo.py", "analysis/curves.py"]
+GROUPS = {
+    "task": {"hopper": "env_id: Hopper-v5", "ant": "env_id: Ant-v5"},
+    "logs": {"medium": "behaviour_seed: 1000", "expert": "behaviour_seed: 1000"},
+    "prior": {"diffusion": "width: 128", "gaussian": "width: 128"},
+    "method": {
+        "ppo": "_target_: baselines.ppo.PPO\nstarts_from: nothing\ngamma: 0.99",
+        "ppo_dap": "_target_: dapbench.ppo_dap.PPODAP\nstarts_from: prior\nprior: diffusion\ngamma: 0.99",
+    },
+}
+
+
+class Project:
+    """The pipeline in ``root``, with a profile ``tiny``: one task, ppo and ppo_dap, one seed."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        for name in COPIED:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                self.write(name, source.read_text(encoding="utf-8"))
+        for name in WRITTEN:
+            self.write(name, f"# {name}\n")
+        self.write("dapbench/cli.py", STUB)
+        self.write("dapbench/report/__init__.py", REPORT)
+        self.write("dapbench/tracking.py", "def prepare():\n    pass\n")
+        for name in ("conf/pipeline.yaml", "conf/profile/paper.yaml"):
+            self.write(name, (ROOT / name).read_text(encoding="utf-8"))
+        self.write("conf/profile/tiny.yaml", TINY)
+        self.write("conf/profile/quick.yaml", TINY.replace("tiny", "quick"))
+        for group, files in GROUPS.items():
+            for name, text in files.items():
+                self.write(f"conf/{group}/{name}.yaml", f"name: {name}\n{text}\n")
+
+    def write(self, file: str, text: str) -> None:
+        """Writes a file below the root, making its folders."""
+        path = self.root / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+    def command(self, code: str, *argv: str) -> list[str]:
+        """The command line that runs ``code`` with ``argv`` on this interpreter."""
+        return [sys.executable, "-c", code, *argv]
+
+    def environment(self, **variables: str) -> dict[str, str]:
+        """Puts the copied package before the installed one, and this interpreter's commands before all others."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return os.environ | {"PYTHONPATH": str(self.root), "PATH": path} | variables
+
+    def python(self, code: str, *argv: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+        """Runs ``code`` in the root to its end."""
+        return subprocess.run(
+            self.command(code, *argv),
+            cwd=self.root,
+            env=self.environment(**variables),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=100,
+        )
+
+    def repro(self, *argv: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+        """`dapbench repro profile=tiny` with further arguments."""
+        return self.python(REPRO, "profile=tiny", *argv, **variables)
+
+    def calls(self) -> list[str]:
+        """The stub's calls since the last time, sorted: a command and the part of its out below results/tiny."""
+        path = self.root / "calls.txt"
+        calls = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return sorted(calls)
+
+    def stale(self, *overrides: str) -> list[str]:
+        """The cells that a run under ``overrides`` would go through."""
+        compose(self.root, ["profile=tiny", *overrides])
+        return sorted(make_plan())
+
+    def results(self) -> dict[str, str]:
+        """Every file below results, aside from the cells' logs."""
+        files = [
+            path for path in (self.root / "results").rglob("*") if path.is_file() and "cell_logs" not in path.parts
+        ]
+        return {str(path.relative_to(self.root)): path.read_text(encoding="utf-8") for path in files}
+
+
+REPRO = "import sys; from dapbench.pipeline.engine import repro; sys.exit(repro(sys.argv[1:]))"
+ALL_CALLS = [
+    "collect logs/hopper/medium",
+    "pretrain priors/hopper/medium/diffusion",
+    "report report",
+    "train runs/hopper/ppo/0",
+    "train runs/hopper/ppo_dap/0",
+]

@@ -1,0 +1,45 @@
+"""The smoke profile from a fresh clone to the report."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE = "from pathlib import Path; from dapbench.pipeline.params import compose; compose(Path.cwd(), [])"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a git repository to clone")
+def test_smoke_run_in_a_clone(tmp_path: Path) -> None:
+    clone = tmp_path / "dapbench"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+    scripts = Path(sys.executable).parent
+    environment = os.environ | {"PYTHONPATH": str(clone), "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
+
+    def run(*command: str) -> str:
+        done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run(sys.executable, "-c", COMPOSE)
+    assert run("git", "status", "--short") == "", "run dapbench repro and commit its params.yaml"
+
+    output = run("dapbench", "repro", "profile=smoke")
+    params = yaml.safe_load((clone / "params.yaml").read_text(encoding="utf-8"))
+    results = clone / "results/smoke"
+    for cell in [*params["cells"]["online"].values(), *params["cells"]["online_from_data"].values()]:
+        summary = json.loads((clone / cell["out"] / "summary.json").read_text(encoding="utf-8"))
+        assert [summary[key] for key in ("task", "method", "seed")] == [cell[key] for key in ("task", "method", "seed")]
+        assert summary["env_steps"] == params["profile"]["epochs"] * params["profile"]["epoch_steps"]
+        assert len((clone / cell["out"] / "curve.csv").read_text().splitlines()) == params["profile"]["epochs"] + 1
+    assert "report: results/smoke/report/index.html" in output
+    assert (results / "report/index.html").stat().st_size > 1000
+
+    assert "up to date" in run("dapbench", "repro", "profile=smoke")
+    changed = {line.split()[-1] for line in run("git", "status", "--short").splitlines()}
+    assert changed <= {"params.yaml", "dvc.lock"}, "results, databases and logs are ignored"
