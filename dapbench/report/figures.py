@@ -75,7 +75,7 @@ def last_gain(results: Results, method: str) -> bool:
 def draw(axis, x: np.ndarray, estimate: Estimate, results: Results, method: str) -> None:  # type: ignore[no-untyped-def]
     """A method's line and band."""
     style = {"color": palette(results)[method], "linestyle": lines(results)[method]}
-    axis.plot(x, estimate.point, label=results.titles[method], linewidth=1.5, **style)
+    axis.plot(x, estimate.point, label=results.titles[method], linewidth=2 if method == SUBJECT else 1.4, **style)
     axis.fill_between(x, estimate.low, estimate.high, color=style["color"], alpha=0.18, linewidth=0)
 
 

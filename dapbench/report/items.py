@@ -26,7 +26,7 @@ class Absent(Exception):
     """An item has no data to be made of; the message is the sentence that stands in its place."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Item:
     """What every item has: the stem of its files, its title and its sentence."""
 
@@ -42,16 +42,19 @@ class Item:
         """Writes the item's files under ``folder``."""
         return []
 
+    def __repr__(self) -> str:
+        return f"{self.title}: {self.sentence}"
+
     def _repr_html_(self) -> str:
         return f"<h3>{html.escape(self.title)}</h3><p>{html.escape(self.sentence)}</p>{self.body()}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Skipped(Item):
     """An item without data."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table(Item):
     """A table.
 
@@ -111,7 +114,7 @@ class Table(Item):
         return f'<div class="wide"><table>\n<tr>{head}</tr>\n{lines}\n</table></div>{note}'
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Figure(Item):
     """A figure."""
 

@@ -1,6 +1,7 @@
 """Run directories as tidy frames: one row a run, or a run's epoch, or a run's part of the time."""
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -152,6 +153,14 @@ def compose_profile(name: str) -> dict[str, Any]:
     profile = OmegaConf.to_container(composed.profile, resolve=True)
     assert isinstance(profile, dict)
     return {str(key): value for key, value in profile.items()}
+
+
+def open_results() -> Results:
+    """The results that a notebook is of: profile DAPBENCH_PROFILE (quick) under DAPBENCH_RESULTS (results/)."""
+    from dapbench.config import CONF
+
+    root = os.environ.get("DAPBENCH_RESULTS", CONF.parent / "results")
+    return load_results(Path(root), compose_profile(os.environ.get("DAPBENCH_PROFILE", "quick")))
 
 
 def load_results(results_dir: Path, profile: Mapping[str, Any]) -> Results:

@@ -40,7 +40,7 @@ def time_parts(results: Results) -> tuple:
         table = table.drop(columns=small).assign(other=table[small].sum(axis=1))
     drawing, (axis,) = panels(1, 6.5, 1.6 + 0.34 * len(methods))
     left = np.zeros(len(methods))
-    for part, colour in zip(table, sns.color_palette("colorblind", len(table.columns)), strict=True):
+    for part, colour in zip(table, sns.color_palette("Set2", len(table.columns)), strict=True):
         axis.barh(range(len(methods)), table[part], left=left, label=str(part), color=colour, height=0.65)
         left += table[part].to_numpy()
     axis.set_yticks(range(len(methods)), [results.titles[m] for m in methods])
@@ -49,7 +49,7 @@ def time_parts(results: Results) -> tuple:
     drawing.legend(loc="outside lower center", ncols=5, frameon=False)
     parts = []
     for method in methods:
-        costs = {str(part): float(cost) for part, cost in table.loc[method].items()}
+        costs = dict(zip(map(str, table), table.loc[method].to_numpy(float), strict=True))
         largest = max(costs, key=lambda part: costs[part])
         share = 100 * costs[largest] / sum(costs.values())
         parts.append(f"{largest} for {results.titles[method]} ({number(share, 0)} %)")
@@ -70,7 +70,7 @@ def memory(results: Results) -> tuple:
     drawing, (axis,) = panels(1, 5.2, 1.1 + 0.3 * len(rows))
     dots(axis, rows)
     axis.set_xlabel("Peak memory, MiB")
-    axis.set_xlim(left=0)
+    axis.set_xlim(0, 1.1 * max(float(np.nanmax(estimate)) for _, estimate, _ in rows))
     return f"Mean peak memory: {listed(f'{spread(e, 0)} MiB for {title}' for title, e, _ in rows)}.", drawing
 
 
@@ -136,7 +136,7 @@ def diagnostics(results: Results) -> tuple:
     if curves.empty or "bound_surrogate" not in terms:
         raise Absent(f"No run of {results.titles[SUBJECT]} logged the terms of the lower bound.")
     drawing, axes = panels(4, 4.0, 2.9, columns=2)
-    colours = dict(zip(results.tasks, sns.color_palette("colorblind", len(results.tasks)), strict=True))
+    colours = dict(zip(results.tasks, sns.color_palette("Dark2", len(results.tasks)), strict=True))
     kl = "policy_kl" if "policy_kl" in curves else "approx_kl"
     for axis, column, label in ((axes[0], kl, "Policy KL per iteration"), (axes[1], "prior_drift", "Prior drift")):
         if column in curves:
@@ -150,7 +150,7 @@ def diagnostics(results: Results) -> tuple:
         axes[2].plot(mean.index, mean.where(mean > 0), label=BOUND_TERMS[name])
     axes[2].set(xlabel="Epoch", ylabel="|term|, mean over runs", yscale="log")
     axes[2].margins(x=0)
-    axes[2].legend(frameon=False, fontsize="small", ncols=2)
+    axes[2].legend(frameon=False, fontsize="small", ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     pairs = improvements(curves)
     for task, own in pairs.groupby("task"):
         axes[3].scatter(

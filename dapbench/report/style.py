@@ -8,11 +8,12 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dapbench.report.results import Results
+from dapbench.report.results import SUBJECT, Results
 from dapbench.report.statistics import Estimate
 
 sns.set_theme(context="paper", style="ticks", palette="colorblind", rc={"axes.spines.top": False})
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1)), (0, (8, 2)))
+PAGE_WIDTH = 10.8  # inches
 INTERVAL = "95 % bootstrap interval"
 
 
@@ -24,14 +25,16 @@ def palette(results: Results) -> dict[str, tuple[float, float, float]]:
 
 
 def lines(results: Results) -> dict[str, Any]:
-    """A dash pattern for each method, so that curves tell apart without colour."""
-    return {method: LINES[i % len(LINES)] for i, method in enumerate(results.profile["methods"])}
+    """A dash pattern for each method, so that curves tell apart without colour; PPO-DAP's is solid."""
+    methods = sorted(results.profile["methods"], key=lambda method: method != SUBJECT)
+    return {method: LINES[i % len(LINES)] for i, method in enumerate(methods)}
 
 
 def panels(count: int, width: float = 3.6, height: float = 2.8, columns: int = 4) -> tuple[Figure, list[Axes]]:
     """A figure with ``count`` panels of ``width`` x ``height`` inches in at most ``columns`` columns."""
     columns = min(columns, count) if count != 5 else 3
     rows = -(-count // columns)
+    width = min(width, PAGE_WIDTH / columns)
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
     for axis in axes[count:]:

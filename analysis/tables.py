@@ -1,0 +1,46 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Returns, differences and aggregates
+# Any profile's results: set `DAPBENCH_PROFILE` (default `quick`) and, if they lie elsewhere, `DAPBENCH_RESULTS`.
+
+# %%
+from dapbench.report import figures, study_tables, tables
+from dapbench.report.results import open_results
+
+results = open_results()
+
+# %%
+tables.difference(results)
+
+# %%
+tables.alc40(results)
+
+# %%
+tables.final_return(results)
+
+# %%
+tables.eval_return(results)
+
+# %%
+figures.alc40_intervals(results)
+
+# %%
+figures.final_return_intervals(results)
+
+# %%
+tables.wins(results)
+
+# %%
+tables.aggregates(results)
+
+# %%
+study_tables.published(results)
