@@ -22,7 +22,7 @@ from dapbench.losses import (
 from dapbench.on_policy.base import OnPolicy
 from dapbench.on_policy.networks import Critic
 from dapbench.on_policy.rollout import Rollout
-from dapbench.on_policy.updates import Batch, Update, maybe_compile
+from dapbench.on_policy.updates import Batch, Update
 from dapbench.prior.base import build_prior, read_prior
 
 
@@ -54,12 +54,13 @@ class PPODAP(OnPolicy):
         return self.config["logs"]
 
     def make_updates(self) -> dict[str, Update]:
-        self._propose = maybe_compile(self.propose, self.config["compile"])
+        self.prior.compile_sampler(self.config["compile"])
         updates = super().make_updates()
         updates["q"] = self.update_of({"q": self.q}, self.q_loss, learning_rate=self.hp.q_learning_rate)
         if self.hp.tuning != "frozen":
-            modules = {"prior": self.prior}
-            updates["prior"] = self.update_of(modules, self.tuning_loss, learning_rate=self.hp.tuning_learning_rate)
+            # Eager: a few steps every few iterations never earn back a compilation.
+            options = {"learning_rate": self.hp.tuning_learning_rate, "compile": False}
+            updates["prior"] = self.update_of({"prior": self.prior}, self.tuning_loss, **options)
         return updates
 
     # -- before PPO's epochs: fit Q, draw proposals ------------------------------------------------------------------
@@ -82,9 +83,7 @@ class PPODAP(OnPolicy):
             noise = torch.randn(shape, generator=self.generator).to(self.device)
             uniform = torch.rand(shape[:2], generator=self.generator).to(self.device)
             with torch.no_grad():
-                self.proposals = self._propose(
-                    self.prior.standardise(raw), data["observations"][chosen], noise, uniform
-                )
+                self.proposals = self.propose(self.prior.standardise(raw), data["observations"][chosen], noise, uniform)
                 self.old_policy = [output.clone() for output in self.actor(data["observations"])]
                 self.old_imitation_loss = self.whole_imitation_loss()
         if self.hp.kl_weight > 0 and self.hp.kl_form == "score":
@@ -110,10 +109,9 @@ class PPODAP(OnPolicy):
             ``proposal_states`` and ``proposal_observations`` [M, O], ``kept`` [M, m, A], the moments of all K
             (``prior_mean``, ``prior_log_std`` [M, A]), and Q's gain of the kept over the mean proposal [M].
         """
-        repeated = observations.unsqueeze(1).expand(-1, noise.shape[1], -1)
-        guide = torch.func.grad(lambda actions: self.q(repeated, actions).sum()) if self.hp.guidance_scale else None
-        actions = self.prior.sample(states, noise, guide, self.hp.guidance_scale)
-        q_values = self.q(repeated, actions)
+        guide = self.q_gradient if self.hp.guidance_scale > 0 else None
+        actions = self.prior.sample(states, noise, guide, observations, self.hp.guidance_scale)
+        q_values = self.q_of(observations, actions)
         # Gumbel-top-m draws m of K without replacement, each with its energy weight (Kool et al. 2019).
         gumbel = -torch.log(-torch.log(uniform.clamp(1e-6, 1.0 - 1e-6)))
         scores = energy_weights(q_values, self.beta).log() + gumbel
@@ -127,6 +125,14 @@ class PPODAP(OnPolicy):
             "prior_log_std": actions.std(1).clamp(min=self.hp.prior_std_min).log(),
             "q_gain": q_values.gather(1, index).mean(-1) - q_values.mean(-1),
         }
+
+    def q_of(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """Q [M, K] at observations [M, O] and K actions [M, K, A] at each."""
+        return self.q(observations.unsqueeze(1).expand(-1, actions.shape[1], -1), actions)
+
+    def q_gradient(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """∇_a Q [M, K, A]."""
+        return torch.func.grad(lambda a: self.q_of(observations, a).sum())(actions)
 
     # -- PPO's epochs: the two extra terms of the actor's loss -------------------------------------------------------
 
@@ -147,7 +153,7 @@ class PPODAP(OnPolicy):
             return gaussian_kl(mean, log_std, batch["prior_mean"], batch["prior_log_std"]).mean()
         actions = mean + log_std.exp() * batch["kl_xi"]
         states, level, epsilon = batch["proposal_states"], batch["kl_level"], batch["kl_epsilon"]
-        surprise = self.prior.negative_log_prob(states, actions, level, epsilon)
+        surprise = self.prior.surprise(states, actions, level, epsilon)
         return surprise.mean() - gaussian_entropy(log_std)
 
     # -- after PPO's epochs: tune the prior, measure the bound's terms -----------------------------------------------

@@ -7,18 +7,20 @@ from typing import Any
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from dapbench.errors import UserError
 
 STATE_CLIP = 10.0
-Guide = Callable[[Tensor], Tensor]
+# ∇_a Q [M, K, A] at the policy's observations [M, O] and actions [M, K, A].
+Guide = Callable[[Tensor, Tensor], Tensor]
 
 
 class ActionPrior(nn.Module):
     """A conditional density over actions scaled to [-1, 1], pretrained on logged (s, a).
 
     Derived classes have a ``network`` and define :meth:`corrupt`, :meth:`predict`, :meth:`fit_loss`, :meth:`drift`,
-    :meth:`sample` and :meth:`negative_log_prob`.
+    :meth:`sample` and :meth:`forward`.
 
     Args:
         observation_size, action_size: O and A.
@@ -61,25 +63,42 @@ class ActionPrior(nn.Module):
         """How far a prediction is from the one of the previous prior, a scalar in the units of :meth:`fit_loss`."""
         raise NotImplementedError
 
-    def sample(self, states: Tensor, noise: Tensor, guide: Guide | None = None, guidance_scale: float = 0.0) -> Tensor:
-        """Proposals [M, K, A] in [-1, 1] at standardised ``states`` [M, O], from standard normal ``noise`` [M, K, A].
+    def sample(
+        self,
+        states: Tensor,
+        noise: Tensor,
+        guide: Guide | None = None,
+        observations: Tensor | None = None,
+        guidance_scale: float = 0.0,
+    ) -> Tensor:
+        """Proposals [M, K, A] in [-1, 1].
 
         Args:
-            states, noise: as above.
-            guide: maps actions [M, K, A] to ∇_a Q of the same shape; None draws from the prior as it is.
+            states: [M, O], standardised by :meth:`standardise`.
+            noise: standard normal, [M, K, A].
+            guide: gives the gradient to follow; None draws from the prior as it is.
+            observations: [M, O], the same states as the guide reads them.
             guidance_scale: α_max, the longest step along the guide.
         """
         raise NotImplementedError
 
-    def negative_log_prob(self, states: Tensor, actions: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
-        """−log p(a | s) [B], or an unbiased estimate of a bound on it, with a gradient to ``actions`` [B, A].
+    def compile_sampler(self, compile: bool) -> None:
+        """Compiles what :meth:`sample` repeats, if there is anything worth it."""
+
+    def forward(self, states: Tensor, actions: Tensor, level: Tensor, noise: Tensor) -> Tensor:
+        """−log p(a | s) [B], or an unbiased estimate of a bound on it up to a constant.
 
         Args:
             states, actions: standardised states [B, O] and actions [B, A].
-            sigma: [B] uniform in [0, 1), from which a noise level is drawn where one is needed.
+            level: [B] uniform in [0, 1), from which a noise level is drawn where one is needed.
             noise: [B, A] standard normal.
         """
         raise NotImplementedError
+
+    def surprise(self, states: Tensor, actions: Tensor, level: Tensor, noise: Tensor) -> Tensor:
+        """:meth:`forward` with ψ frozen: its gradient reaches ``actions`` and no weight, trainable or not."""
+        frozen = {name: p.detach() for name, p in self.named_parameters()}
+        return functional_call(self, frozen, (states, actions, level, noise))
 
     # -- adapters ----------------------------------------------------------------------------------------------------
 

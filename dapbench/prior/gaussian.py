@@ -42,16 +42,24 @@ class GaussianPrior(ActionPrior):
         """E KL(previous ‖ now), in nats."""
         return gaussian_kl(*previous.chunk(2, -1), *prediction.chunk(2, -1)).mean()
 
-    def sample(self, states: Tensor, noise: Tensor, guide: Guide | None = None, guidance_scale: float = 0.0) -> Tensor:
+    def sample(
+        self,
+        states: Tensor,
+        noise: Tensor,
+        guide: Guide | None = None,
+        observations: Tensor | None = None,
+        guidance_scale: float = 0.0,
+    ) -> Tensor:
         """μ + σ · noise, moved once along the guide by at most α_max."""
         mean, log_std = self.predict({"states": states}).unsqueeze(1).chunk(2, -1)
         actions = (mean + log_std.exp() * noise).clamp(-1.0, 1.0)
-        if guide is None:
+        if guide is None or observations is None:
             return actions
         # One step has no noise level to shrink with: σ_d = 0 makes the bound α_max itself.
         one, zero = actions.new_ones(()), actions.new_zeros(())
-        return (actions + guidance_step(guide(actions), one, zero, guidance_scale)).clamp(-1.0, 1.0)
+        step = guidance_step(guide(observations, actions), one, zero, guidance_scale)
+        return (actions + step).clamp(-1.0, 1.0)
 
-    def negative_log_prob(self, states: Tensor, actions: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+    def forward(self, states: Tensor, actions: Tensor, level: Tensor, noise: Tensor) -> Tensor:
         """−log p(a | s) [B], exact."""
         return -gaussian_log_prob(actions, *self.predict({"states": states}).chunk(2, -1))

@@ -1,0 +1,83 @@
+"""The update: equal to torch's own Adam step by step, and the same compiled as eager."""
+
+import torch
+from torch import Tensor, nn
+
+from dapbench.on_policy.updates import Batch, Update, can_compile
+
+
+def make(compile: bool, unroll: int = 1, max_grad_norm: float = 0.05) -> tuple[nn.Module, Update]:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        error = ((net(batch["x"])[:, 0] - batch["y"]) ** 2).mean()
+        return error, {"error": error, "offset": batch["z"].mean()}
+
+    return net, Update({"net": net}, loss, 1e-2, max_grad_norm=max_grad_norm, compile=compile, unroll=unroll)
+
+
+def tables() -> list[Batch]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(60, 3, generator=generator)
+    return [{"x": x, "y": x.sum(-1)}, {"z": torch.arange(30.0)}]
+
+
+def test_equals_torch_adam_with_clipping() -> None:
+    net, update = make(compile=False)
+    other, _ = make(compile=False)
+    optimizer = torch.optim.Adam(other.parameters(), lr=1e-2)
+    data = tables()
+    for epoch in range(4):
+        update.epoch(data, 6, torch.Generator().manual_seed(epoch))
+        order = torch.randperm(60, generator=torch.Generator().manual_seed(epoch))
+        for rows in order.view(6, 10):
+            optimizer.zero_grad()
+            ((other(data[0]["x"][rows])[:, 0] - data[0]["y"][rows]) ** 2).mean().backward()
+            nn.utils.clip_grad_norm_(other.parameters(), 0.05)
+            optimizer.step()
+    for ours, theirs in zip(net.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_compiled_equals_eager_after_20_updates() -> None:
+    assert can_compile()
+    eager_net, eager = make(compile=False)
+    compiled_net, compiled = make(compile=True, unroll=2)
+    for epoch in range(20):
+        expected = eager.epoch(tables(), 6, torch.Generator().manual_seed(epoch))
+        metrics = compiled.epoch(tables(), 6, torch.Generator().manual_seed(epoch))
+    for ours, theirs in zip(compiled_net.parameters(), eager_net.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert metrics.keys() == expected.keys() == {"loss", "grad_norm", "error", "offset"}
+
+
+def test_every_row_of_every_table_is_used_once() -> None:
+    _, update = make(compile=False)
+    metrics = update.epoch(tables(), 6, torch.Generator().manual_seed(0))
+    assert metrics["offset"] == 14.5  # the mean of 0 … 29
+
+
+def test_learning_rate_can_change_and_state_is_adams() -> None:
+    net, update = make(compile=False)
+    update.set_learning_rate(0.0)
+    before = [p.detach().clone() for p in net.parameters()]
+    update.epoch(tables(), 6, torch.Generator().manual_seed(0))
+    for ours, theirs in zip(net.parameters(), before, strict=True):
+        assert torch.equal(ours, theirs)
+    assert update.optimizer.state_dict()["state"][0]["step"] == 6
+
+
+def test_only_trainable_parameters_move() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 1))
+    net[0].requires_grad_(False)
+    frozen = net[0].weight.clone()
+    free = net[1].weight.detach().clone()
+
+    def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return net(batch["x"]).mean(), {}
+
+    Update({"net": net}, loss, 1e-2, compile=False).epoch([tables()[0]], 2, torch.Generator())
+    assert torch.equal(net[0].weight, frozen)
+    assert not torch.equal(net[1].weight, free)

@@ -1,0 +1,135 @@
+"""PPO-DAP's invariants: who may move whom. Breaking a detach or a freeze makes one of these fail."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dapbench.on_policy.base import OnPolicy
+from dapbench.on_policy.training import build, fit
+from dapbench.ppo_dap import PPODAP
+from dapbench.prior.base import build_prior
+
+Make = Callable[..., PPODAP]
+PRIOR = {"width": 16, "depth": 1, "solver_steps": 3, "sigma_min": 0.02, "sigma_max": 5.0}
+
+
+def flat(module: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().reshape(-1) for p in module.parameters()]).clone()
+
+
+@pytest.fixture
+def make(small: Callable[..., dict[str, Any]], tmp_path: Path) -> Make:
+    """A PPO-DAP run on Reacher with a small random prior: make("method.tuning=frozen", ...)."""
+    torch.manual_seed(0)
+    prior = build_prior(10, 2, {"_target_": "dapbench.prior.diffusion.DiffusionPrior", **PRIOR})
+    torch.nn.init.normal_(prior.network.out.weight)
+    prior.save(tmp_path / "prior.ckpt", {"quality": "medium"})
+    settings = ("task=reacher", "method=ppo_dap", f"prior_dir={tmp_path}", "method.tuning_every=1")
+    sizes = ("method.state_share=0.5", "method.tuning_batch_size=40", "method.q_minibatch_size=50")
+    return lambda *overrides: build(small(*settings, *sizes, *overrides))
+
+
+@pytest.fixture
+def stepped(make: Make) -> PPODAP:
+    """After a few iterations, with the last rollout's batch at hand."""
+    module = make()
+    fit(module, [])
+    return module
+
+
+def loss_batch(module: PPODAP) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    rows = {name: column[:20] for name, column in module.proposals.items()}
+    rows |= {"observations": torch.randn(20, 10), "actions": torch.randn(20, 2), "log_probs": torch.randn(20)}
+    return rows | {"advantages": torch.randn(20), "returns": torch.randn(20)}
+
+
+@pytest.mark.parametrize("kl_form", ["moments", "score"])
+def test_the_actors_loss_reaches_neither_the_prior_nor_q(make: Make, kl_form: str) -> None:
+    module = make(f"method.kl_form={kl_form}", "method.tuning=full", "method.kl_weight=1.0")
+    fit(module, [])
+    module.imitation_weight.fill_(1.0)
+    module.zero_grad(set_to_none=True)
+    module.loss(loss_batch(module))[0].backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in module.actor.parameters())
+    assert all(p.grad is None for p in module.q.parameters())
+    assert all(p.grad is None for p in module.prior.parameters())
+
+
+def test_proposals_carry_no_graph(stepped: PPODAP) -> None:
+    assert not any(column.requires_grad for column in stepped.proposals.values())
+
+
+def test_imitation_moves_the_actor_alone(stepped: PPODAP) -> None:
+    """The critic's gradient is PPO's own, with or without PPO-DAP's terms."""
+    batch = loss_batch(stepped)
+    stepped.imitation_weight.fill_(1.0)
+    ours = torch.autograd.grad(stepped.loss(batch)[0], list(stepped.critic.parameters()))
+    ppo = torch.autograd.grad(OnPolicy.loss(stepped, batch)[0], list(stepped.critic.parameters()))
+    for a, b in zip(ours, ppo, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_without_its_terms_the_loss_is_ppos(make: Make) -> None:
+    module = make("method.imitation_weight=0", "method.kl_weight=0")
+    fit(module, [])
+    batch = loss_batch(module)
+    torch.testing.assert_close(module.loss(batch)[0], OnPolicy.loss(module, batch)[0])
+
+
+def test_tuning_moves_the_adapters_and_not_the_backbone(make: Make) -> None:
+    module = make()
+    before = {name: p.detach().clone() for name, p in module.prior.named_parameters()}
+    pretrained = torch.load(Path(module.config["prior_dir"]) / "prior.ckpt", weights_only=True)["state_dict"]
+    fit(module, [])
+    for name, p in module.prior.named_parameters():
+        if "lora_" in name:
+            assert not torch.equal(p, before[name]), f"{name} did not move"
+        else:
+            assert torch.equal(p, pretrained[name.replace(".base_layer", "")]), f"{name} moved"
+    assert module.metrics == [] or module.metrics[-1]["prior_drift"] > 0
+
+
+@pytest.mark.parametrize(("tuning", "moves"), [("frozen", False), ("full", True)])
+def test_other_kinds_of_tuning(make: Make, tuning: str, moves: bool) -> None:
+    module = make(f"method.tuning={tuning}")
+    pretrained = torch.load(Path(module.config["prior_dir"]) / "prior.ckpt", weights_only=True)["state_dict"]
+    fit(module, [])
+    assert moves != torch.equal(module.prior.network.out.weight, pretrained["network.out.weight"])
+
+
+def test_q_learns_from_the_current_rollout_alone(make: Make) -> None:
+    """Its targets are this rollout's λ-returns at the actions taken; proposals do not enter."""
+    module = make()
+    seen = []
+    original = module.q_loss
+    module.q_loss = lambda batch: (seen.append(batch), original(batch))[1]
+    fit(module, [])
+    assert {len(batch["targets"]) for batch in seen} == {50}
+    assert all(set(batch) == {"states", "taken", "targets"} for batch in seen)
+
+
+def test_energy_keeps_the_best_when_beta_is_large(stepped: PPODAP) -> None:
+    stepped.beta.fill_(1e3)
+    torch.manual_seed(0)
+    states, noise, uniform = torch.randn(30, 10), torch.randn(30, 8, 2), torch.rand(30, 8)
+    with torch.no_grad():
+        out = stepped.propose(states, states, noise, uniform)
+    assert (out["q_gain"] > -1e-6).all()  # equal proposals at the bounds tie
+    assert out["q_gain"].mean() > 0.01
+    stepped.beta.fill_(0.0)
+    with torch.no_grad():
+        uniformly = stepped.propose(states, states, noise, uniform)
+    assert uniformly["q_gain"].mean() < out["q_gain"].mean()
+
+
+def test_curve_has_the_dual_proximal_terms(stepped: PPODAP) -> None:
+    terms = stepped.bound_terms(
+        {"observations": torch.randn(200, 10), "actions": torch.randn(200, 2), "log_probs": torch.randn(200)}, 0.5
+    )
+    assert set(terms) == {"policy_kl", "bound_surrogate", "bound_policy_shift", "bound_imitation", "bound_prior_drift"}
+    assert terms["bound_policy_shift"] >= 0
+    assert terms["bound_prior_drift"] == 0.5
