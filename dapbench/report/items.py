@@ -10,7 +10,7 @@ import html
 import io
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -107,11 +107,8 @@ class Table(Item):
 
     def body(self) -> str:
         """The table as HTML."""
-        head = "".join(f"<th>{html.escape(str(name))}</th>" for name in self.shown)
-        rows = ["".join(f"<td>{_bold_html(cell)}</td>" for cell in row) for row in self.shown.astype(str).to_numpy()]
-        lines = "\n".join(f"<tr>{row}</tr>" for row in rows)
         note = f'\n<p class="note">{html.escape(self.note)}</p>' if self.note else ""
-        return f'<div class="wide"><table>\n<tr>{head}</tr>\n{lines}\n</table></div>{note}'
+        return table_html(self.shown) + note
 
 
 @dataclass(frozen=True, repr=False)
@@ -119,6 +116,7 @@ class Figure(Item):
     """A figure."""
 
     figure: matplotlib.figure.Figure
+    cache: dict[str, bytes] = field(default_factory=dict)
 
     # Without dates and version, and with ids drawn from a fixed salt, a figure's bytes depend on its data alone.
     METADATA: ClassVar[dict[str, dict[str, None]]] = {
@@ -127,30 +125,30 @@ class Figure(Item):
         "png": {"Software": None},
     }
 
-    @functools.cached_property
-    def files(self) -> dict[str, bytes]:
-        """The figure's bytes by format."""
-        rendered = {}
-        with mpl.rc_context({"svg.hashsalt": "dapbench", "pdf.fonttype": 42}):
-            for form, metadata in self.METADATA.items():
-                buffer = io.BytesIO()
-                self.figure.savefig(buffer, format=form, metadata=metadata, dpi=150)
-                rendered[form] = buffer.getvalue()
-        return rendered
+    def rendered(self, form: str) -> bytes:
+        """The figure as pdf, svg or png."""
+        if form not in self.cache:
+            buffer = io.BytesIO()
+            with mpl.rc_context({"svg.hashsalt": "dapbench", "pdf.fonttype": 42}):
+                self.figure.savefig(buffer, format=form, metadata=self.METADATA[form], dpi=150)
+            self.cache[form] = buffer.getvalue()
+        return self.cache[form]
 
     def save(self, folder: Path) -> list[Path]:
         """Writes figures/<name>.pdf, .svg and .png."""
-        paths = [folder / "figures" / f"{self.name}.{form}" for form in self.files]
-        for path, content in zip(paths, self.files.values(), strict=True):
+        paths = {form: folder / "figures" / f"{self.name}.{form}" for form in self.METADATA}
+        for form, path in paths.items():
             with whole(path) as temporary:
-                temporary.write_bytes(content)
-        return paths
+                temporary.write_bytes(self.rendered(form))
+        return list(paths.values())
 
     def body(self) -> str:
         """The smaller of the svg and the png as an HTML image that needs no file."""
-        form, kind = min([("svg", "svg+xml"), ("png", "png")], key=lambda choice: len(self.files[choice[0]]))
-        data = base64.b64encode(self.files[form]).decode()
-        return f'<img alt="{html.escape(self.title)}" src="data:image/{kind};base64,{data}">'
+        form, kind = min([("svg", "svg+xml"), ("png", "png")], key=lambda choice: len(self.rendered(choice[0])))
+        data = base64.b64encode(self.rendered(form)).decode()
+        width = round(96 * self.figure.get_figwidth())  # its true size, whatever the format's resolution
+        image = f'<img alt="{html.escape(self.title)}" width="{width}" src="data:image/{kind};base64,{data}">'
+        return f'<div class="wide">{image}</div>'
 
 
 def table(name: str, title: str) -> Callable[[Callable[[Results], tuple]], Callable[[Results], Item]]:
@@ -172,6 +170,17 @@ def _item(kind: type[Item], name: str, title: str, make: Callable[[Results], tup
             return Skipped(name, title, str(reason))
 
     return made
+
+
+def table_html(shown: pd.DataFrame) -> str:
+    """Cells of text as an HTML table in a box that scrolls sideways; ``**x**`` is bold, long text wraps."""
+    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in shown)
+    lines = []
+    for row in shown.astype(str).to_numpy():
+        cells = (f"<td{' class=long' if len(cell) > 40 else ''}>{_bold_html(cell)}</td>" for cell in row)
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    rows = "\n".join(lines)
+    return f'<div class="wide"><table>\n<tr>{head}</tr>\n{rows}\n</table></div>'
 
 
 def _bold_html(text: str) -> str:

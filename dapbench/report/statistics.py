@@ -10,6 +10,7 @@ arXiv 2108.13264; [E] Efron & Tibshirani 1993, "An Introduction to the Bootstrap
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -46,6 +47,12 @@ def _task_means(strata: Strata) -> np.ndarray:
     return np.stack([np.mean(scores, axis=-1) for scores in strata], axis=-1)
 
 
+def _pooled(strata: Strata) -> np.ndarray:
+    """All runs of all tasks on one axis, each repeated so that a task with failed runs weighs as much as the others."""
+    common = math.lcm(*(scores.shape[-1] for scores in strata))
+    return np.concatenate([np.repeat(scores, common // scores.shape[-1], axis=-1) for scores in strata], axis=-1)
+
+
 def mean(strata: Strata) -> np.ndarray:
     """Mean over tasks of the mean over runs ([A], section 4)."""
     return np.mean(_task_means(strata), axis=-1)
@@ -58,12 +65,12 @@ def median(strata: Strata) -> np.ndarray:
 
 def iqm(strata: Strata) -> np.ndarray:
     """Interquartile mean: the mean of the middle half of all runs of all tasks pooled ([A], section 4.3)."""
-    return stats.trim_mean(np.concatenate(strata, axis=-1), 0.25, axis=-1)
+    return stats.trim_mean(_pooled(strata), 0.25, axis=-1)
 
 
 def optimality_gap(strata: Strata, target: float = 1.0) -> np.ndarray:
     """How far runs fall short of ``target`` on average, scores above it counting as ``target`` ([A], section 4.3)."""
-    return target - np.mean(np.minimum(np.concatenate(strata, axis=-1), target), axis=-1)
+    return target - np.mean(np.minimum(_pooled(strata), target), axis=-1)
 
 
 def probability_of_improvement(first: Strata, second: Strata) -> np.ndarray:
@@ -84,8 +91,7 @@ def performance_profile(strata: Strata, thresholds: np.ndarray) -> np.ndarray:
     Returns:
         An array of shape (..., thresholds).
     """
-    pooled = np.concatenate(strata, axis=-1)
-    return np.mean(pooled[..., None, :] > thresholds[:, None], axis=-1)
+    return np.mean(_pooled(strata)[..., None, :] > thresholds[:, None], axis=-1)
 
 
 def difference_of_means(first: Strata, second: Strata) -> np.ndarray:
@@ -132,7 +138,11 @@ def interval(
     if all(scores.shape[-1] < 2 for strata in samples for scores in strata):
         nothing = np.full(point.shape, np.nan)
         return Estimate(point, nothing, nothing)
-    draws = statistic(*(resample(strata, repetitions, generator) for strata in samples))
+    # In parts, so that many tasks' long curves fit into memory.
+    size = sum(scores.size for strata in samples for scores in strata)
+    batch = 2**20 // size + 1
+    parts = [min(batch, repetitions - done) for done in range(0, repetitions, batch)]
+    draws = np.concatenate([statistic(*(resample(s, part, generator) for s in samples)) for part in parts])
     tail = (1 - confidence) / 2
     low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
     return Estimate(point, low, high)

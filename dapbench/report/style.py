@@ -96,9 +96,10 @@ def counted(count: int, thing: str) -> str:
     return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
-def seeds_text(results: Results) -> str:
-    """How many seeds stand behind each mean."""
-    counts = results.summaries.query("group == 'main'").groupby(["task", "method"]).size()
+def seeds_text(results: Results, methods: Iterable[str] | None = None) -> str:
+    """How many seeds stand behind each mean of the profile's methods, or of ``methods``."""
+    chosen = results.summaries.method.isin(results.methods if methods is None else list(methods))
+    counts = results.summaries[chosen].groupby(["task", "method"]).size()
     if counts.empty:
         return "no runs"
     if counts.max() == 1:
@@ -108,7 +109,7 @@ def seeds_text(results: Results) -> str:
 
 def logs_text(results: Results) -> str:
     """Which logs the runs started from and what those cost."""
-    with_logs = results.summaries.query("group == 'main'").dropna(subset="logs_quality")
+    with_logs = results.summaries[results.summaries.group == "main"].dropna(subset="logs_quality")
     if with_logs.empty:
         return "No run used logs."
     methods = listed(results.titles[m] for m in results.methods if m in set(with_logs.method))
@@ -123,6 +124,6 @@ def logs_text(results: Results) -> str:
     return f"{methods} started from {kinds} logs, which cost {cost} outside the online budget."
 
 
-def provenance(results: Results) -> str:
+def provenance(results: Results, methods: Iterable[str] | None = None) -> str:
     """The line under every table of returns."""
-    return f"{seeds_text(results).capitalize()} per cell. {logs_text(results)}"
+    return f"{seeds_text(results, methods).capitalize()} per cell. {logs_text(results)}"

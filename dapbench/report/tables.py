@@ -148,8 +148,8 @@ def difference(results: Results) -> tuple:
     than = f"{baseline}'s"
     verdicts = [verdict(estimate) for estimate in differences(results, "alc40").values()]
     sentence = f"{subject}'s ALC@40 is {verdict_text(verdicts, than)}, by the {INTERVAL} of the"
-    sentence += f" difference ({seeds_text(results)})."
-    return sentence, pd.DataFrame(shown), pd.DataFrame(values), provenance(results)
+    sentence += f" difference ({seeds_text(results, [SUBJECT, BASELINE])})."
+    return sentence, pd.DataFrame(shown), pd.DataFrame(values), provenance(results, [SUBJECT, BASELINE])
 
 
 @table("wins", "PPO-DAP against the strongest on-policy baseline")

@@ -1,0 +1,96 @@
+"""The whole report of a profile: load → tables and figures → notebooks → page."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dapbench.errors import UserError
+from dapbench.files import write_text
+from dapbench.report import figures, study_figures, study_tables, tables
+from dapbench.report.items import Item, Table
+from dapbench.report.notebooks import export_notebooks
+from dapbench.report.page import page
+from dapbench.report.results import METRICS, Results, load_results
+from dapbench.report.style import logs_text
+
+SECTIONS = {
+    "Returns": [
+        tables.difference,
+        figures.learning_curves,
+        tables.alc40,
+        tables.final_return,
+        tables.eval_return,
+        figures.alc40_intervals,
+        figures.final_return_intervals,
+        tables.wins,
+    ],
+    "Over all tasks": [
+        tables.aggregates,
+        figures.sample_efficiency,
+        figures.performance_profile,
+        figures.improvement,
+    ],
+    "Cost": [study_tables.speed, study_tables.overhead, study_figures.time_parts, study_figures.memory],
+    "Ablations": [study_tables.ablations, study_figures.ablation_bars],
+    "Logs": [study_tables.logs, study_tables.log_qualities, study_figures.log_quality_curve],
+    "Diagnostics": [study_figures.diagnostics],
+    "Settings and published numbers": [study_tables.published, study_tables.hyper_parameters],
+}
+
+
+def build_report(results_dir: Path, profile: Mapping[str, Any], notebooks: bool = True) -> Path:
+    """Writes <results_dir>/<profile>/report: index.html, tables/, figures/ and notebooks/.
+
+    Args:
+        results_dir: the root of all profiles' results.
+        profile: conf/profile/<name>.yaml, composed.
+        notebooks: whether analysis/ is run too, which takes most of the time.
+
+    Returns:
+        The path of index.html.
+
+    Raises:
+        UserError: a run's file is malformed, or the profile has no run at all.
+    """
+    results = load_results(results_dir, profile)
+    if results.summaries.empty:
+        raise UserError(f"no finished run in {results.folder / 'runs'}; dapbench repro makes them")
+    report = results.folder / "report"
+    for name in ("tables", "figures", "notebooks"):
+        # What an earlier report left would stand beside an item that is now skipped.
+        shutil.rmtree(report / name, ignore_errors=True)
+    sections = {heading: [make(results) for make in makers] for heading, makers in SECTIONS.items()}
+    for item in (item for group in sections.values() for item in group):
+        item.save(report)
+    exported = export_notebooks(report / "notebooks", results_dir, profile["name"]) if notebooks else []
+    write_text(report / "index.html", page(results, sections, exported))
+    return report / "index.html"
+
+
+def headline(results_dir: Path, profile: Mapping[str, Any]) -> str:
+    """A short plain table for the terminal: each metric by task and method, and PPO-DAP minus PPO."""
+    results = load_results(results_dir, profile)
+    if results.summaries.empty:
+        return "No run ended."
+    lines = []
+    for make, metric in ((tables.alc40, "alc40"), (tables.eval_return, "eval_return")):
+        lines += [METRICS[metric], *_plain(make(results)), ""]
+    item = tables.difference(results)
+    lines += [item.title, *_plain(item), ""]
+    return "\n".join([*lines, item.sentence, logs_text(results), *_lacking(results)])
+
+
+def _plain(item: Item) -> list[str]:
+    """A table in aligned columns, or the sentence in place of one."""
+    if not isinstance(item, Table):
+        return [f"  {item.sentence}"]
+    text = item.shown.map(lambda cell: str(cell).replace("**", ""))
+    rows = [list(map(str, text.columns)), *text.to_numpy().tolist()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _lacking(results: Results) -> list[str]:
+    failed, missing = len(results.failures), len(results.missing)
+    return [f"{failed} failed and {missing} missing runs are not in these numbers."] if failed + missing else []

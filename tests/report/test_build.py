@@ -1,0 +1,189 @@
+"""Tables, figures, notebooks and the page, made of made-up results."""
+
+import re
+from pathlib import Path
+
+import made_up_results as made_up
+import numpy as np
+import pandas as pd
+import pytest
+
+from dapbench.errors import UserError
+from dapbench.report import build_report, figures, headline, study_figures, study_tables, tables
+from dapbench.report.build import SECTIONS
+from dapbench.report.build import build_report as build
+from dapbench.report.items import Skipped, Table
+from dapbench.report.notebooks import export_notebooks
+from dapbench.report.results import load_results
+from dapbench.report.statistics import Estimate
+from dapbench.report.style import number, spread
+
+MAKERS = [make for makers in SECTIONS.values() for make in makers]
+NAMES = [make.__name__ for make in MAKERS]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_two_builds_are_the_same_bytes_and_need_nothing_else(made_up_root):
+    from conftest import full_profile
+
+    index = build(made_up_root, full_profile(), notebooks=False)
+    first = contents(index.parent)
+    build(made_up_root, full_profile(), notebooks=False)
+    assert contents(index.parent) == first
+    assert {path.split(".")[-1] for path in first} == {"html", "csv", "md", "tex", "pdf", "svg", "png"}
+    page = first["index.html"].decode()
+    assert not re.search(r'(src|href)="(https?:)?//', page)
+    for link in re.findall(r'href="((?:tables|figures)/[^"]+)"', page):
+        assert link in first
+
+
+@pytest.mark.parametrize("make", MAKERS, ids=NAMES)
+def test_an_item_has_a_sentence_or_says_why_not(results, make):
+    item = make(results)
+    assert item.sentence.endswith(".")
+    assert isinstance(item, Skipped) == (item.name == "overhead")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seeds": [0]},
+        {"tasks": ["hopper"]},
+        {"methods": ["ppo"]},
+        {"methods": ["ppo_dap", "ppg"]},
+        {"epochs": 3, "seeds": [0], "tasks": ["reacher"]},
+        {"timing": False, "seeds": [0, 1], "tasks": ["swimmer"], "methods": ["ppo", "ppo_dap"]},
+    ],
+    ids=["one seed", "one task", "PPO alone", "no PPO", "smoke", "no timing"],
+)
+def test_partial_results_still_give_every_item_a_sentence(small, changes):
+    found = small(**changes)
+    for make in MAKERS:
+        item = make(found)
+        assert item.sentence.endswith(".")
+        assert "nan" not in item.sentence.split()
+        assert item.body() or isinstance(item, Skipped)
+
+
+def test_what_is_lacking_is_said(small):
+    found = small(epochs=3, seeds=[0], tasks=["hopper"], timing=False)
+    assert "Fewer than 40 epochs" in tables.alc40(found).sentence
+    assert "no ALC@40" in tables.difference(found).sentence
+    assert "at least two tasks" in figures.sample_efficiency(found).sentence
+    assert "nothing is said about speed" in study_tables.speed(found).sentence
+    assert "no runs of ablations" in study_figures.ablation_bars(found).sentence
+    assert "1 seed" in tables.final_return(found).note
+
+
+def test_three_numbers_recomputed_from_the_raw_files(made_up_root, results):
+    runs = made_up_root / "made_up" / "runs"
+
+    def curve(task, method, seed):
+        return pd.read_csv(runs / task / method / str(seed) / "curve.csv").return_mean.ffill().bfill()
+
+    means = {m: np.mean([curve("hopper", m, seed)[:40].mean() for seed in range(3)]) for m in ("ppo", "ppo_dap")}
+    alc40 = tables.alc40(results).values.set_index(["task", "method"]).estimate
+    assert alc40["hopper", "ppo"] == pytest.approx(means["ppo"], abs=1e-9)
+    change = tables.difference(results).values.set_index("task").estimate
+    assert change["hopper"] == pytest.approx(means["ppo_dap"] - means["ppo"], abs=1e-9)
+    scores = sorted(
+        (curve(task, "ppo", seed)[:40].mean() - low) / (high - low)
+        for task, low, high in (("half_cheetah", -280.178953, 12135.0), ("hopper", -20.272305, 3234.3))
+        for seed in range(3)
+    )
+    aggregates = tables.aggregates(results).values.set_index(["metric", "method", "statistic"]).estimate
+    assert aggregates["alc40", "ppo", "IQM"] == pytest.approx(np.mean(scores[1:-1]), abs=1e-9)
+
+
+def test_marks_of_the_best_and_of_what_cannot_be_told_from_it(small):
+    found = small(tasks=["hopper"], methods=["ppo", "ppg", "ppo_dap"])
+    item = tables.alc40(found)
+    assert dict(zip(item.values.method, item.values["mark"], strict=True))["ppo_dap"] == "best"
+    assert item.shown.loc[0, "PPO-DAP"].startswith("**")
+
+
+def test_wins_count_against_the_strongest_baseline_without_logs(results):
+    item = tables.wins(results)
+    assert set(item.values.strongest) <= {"ppo", "ppg"}
+    assert (item.shown[["Wins", "Ties", "Losses"]].sum(axis=1) == item.shown.Tasks).all()
+
+
+def test_speed_is_relative_to_ppo(results):
+    values = study_tables.speed(results).values
+    ratio = values[(values.method == "ppo_dap") & (values.ratio == "Time per step × PPO")].estimate.item()
+    assert ratio == pytest.approx(1.2, abs=0.05)
+
+
+def test_ablations_name_what_was_changed(results):
+    shown = study_tables.ablations(results).shown.set_index("Variant").Changed
+    assert shown["PPO-DAP without KL"] == "kl_weight: 0.0"
+
+
+def test_tables_render_their_marks():
+    item = Table(
+        "x", "A_b", "50 % of it.", pd.DataFrame({"Task": ["a_b"], "PPO": ["**−1 [−2, 0]** †"]}), pd.DataFrame()
+    )
+    assert "| a_b  | **−1 [−2, 0]** † |" in item.markdown()
+    assert r"a\_b & \textbf{$-$1 [$-$2, 0]} \textdagger{} \\" in item.latex()
+    assert r"\caption{A\_b. 50 \% of it.}" in item.latex()
+    assert "<strong>−1 [−2, 0]</strong> †" in item.body()
+
+
+def test_numbers_read_well():
+    assert number(-0.001, 2) == "0.00"
+    assert number(float("nan"), 2) == "n/a"
+    assert spread(Estimate(np.float64(-4.136), np.float64(-5.0), np.float64(-3.0))) == "−4.14 [−5.00, −3.00]"
+    assert spread(Estimate(np.float64(1234.5), np.float64("nan"), np.float64("nan"))) == "1234"
+
+
+def test_failed_and_missing_runs_are_on_the_page(tmp_path):
+    profile = made_up.profile(tasks=["hopper"], methods=["ppo", "ppo_dap"])
+    runs = made_up.fabricate(tmp_path, profile) / "made_up" / "runs" / "hopper"
+    (runs / "ppo" / "0" / "summary.json").rename(tmp_path / "gone.json")
+    page = build(tmp_path, profile, notebooks=False).read_text()
+    assert "0 runs failed and 1 missing" in page
+    assert "0 failed and 1 missing runs" in headline(tmp_path, profile)
+
+
+def test_no_run_at_all_is_one_clear_error(tmp_path):
+    with pytest.raises(UserError, match="no finished run in"):
+        build_report(tmp_path, made_up.profile())
+    assert headline(tmp_path, made_up.profile()) == "No run ended."
+
+
+def test_the_headline_is_for_the_terminal(made_up_root, results):
+    text = headline(made_up_root, made_up.profile())
+    assert "PPO-DAP's ALC@40 is above PPO's on 2" in text
+    assert "outside the online budget" in text
+    assert "**" not in text
+
+
+def test_notebooks_are_the_same_bytes_twice(tmp_path):
+    profile = made_up.profile(name="quick")
+    made_up.fabricate(tmp_path, profile)
+    source = tmp_path / "sources" / "one.py"
+    source.parent.mkdir()
+    body = "from dapbench.report import tables\nfrom dapbench.report.results import open_results\n\n"
+    source.write_text(f"# %% [markdown]\n# # One\n\n# %%\n{body}tables.difference(open_results())\n")
+    for name in ("a", "b"):
+        assert export_notebooks(tmp_path / name, tmp_path, "quick", source.parent) == [tmp_path / name / "one.html"]
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert b"ALC@40 is above PPO" in (tmp_path / "a" / "one.ipynb").read_bytes()
+    source.write_text("# %%\n1 / 0\n")
+    with pytest.raises(UserError, match=r"one\.py does not run: ZeroDivisionError"):
+        export_notebooks(tmp_path / "c", tmp_path, "quick", source.parent)
+
+
+def test_the_analysis_notebooks_use_the_reports_own_items():
+    analysis = Path(__file__).parents[2] / "analysis"
+    used = {name for source in analysis.glob("*.py") for name in re.findall(r"\.(\w+)\(results\)", source.read_text())}
+    assert used <= set(NAMES)
+    assert set(NAMES) - used <= {"hyper_parameters", "logs"}
+
+
+def test_loading_is_separate_from_the_profile_on_disk(made_up_root):
+    found = load_results(made_up_root, made_up.profile(seeds=[0], methods=["ppo"]))
+    assert len(found.summaries) == 2

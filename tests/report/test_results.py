@@ -1,0 +1,104 @@
+"""Run directories as frames: what is loaded, what is missing and what is malformed."""
+
+import json
+import shutil
+
+import made_up_results as made_up
+import numpy as np
+import pytest
+
+from dapbench.errors import UserError
+from dapbench.report.results import KEY, Reference, cells, compose_profile, load_results
+
+
+def test_every_cell_is_loaded(results):
+    assert len(results.summaries) == 2 * 3 * 3 + 3 * 3
+    assert results.missing.empty
+    assert results.failures.empty
+    assert results.tasks == ["half_cheetah", "hopper"]
+    assert results.methods == ["ppo", "ppg", "ppo_dap"]
+    assert results.titles["ppo_dap"] == "PPO-DAP"
+    assert results.baselines == ["ppo", "ppg"]
+    assert set(results.summaries.loc[results.summaries.method == "ppo_dap_expert", "group"]) == {"log_qualities"}
+
+
+def test_a_cell_of_two_groups_counts_once():
+    profile = made_up.profile(again={"methods": ["ppo"], "tasks": ["hopper"]})
+    assert len(list(cells(profile))) == 18
+
+
+def test_curves_are_filled_and_cut_to_the_shortest_run(results):
+    curve = results.curve_array("hopper", "ppo")
+    assert curve.shape == (45, 3)
+    assert not np.isnan(curve).any()
+    np.testing.assert_array_equal(curve[0], curve[1])  # in epoch 1 no episode ended
+
+
+def test_missing_and_failed_runs_are_told(small, tmp_path):
+    profile = made_up.profile()
+    made_up.fabricate(tmp_path, profile)
+    runs = tmp_path / "made_up" / "runs"
+    shutil.rmtree(runs / "hopper" / "ppg" / "0")
+    (runs / "hopper" / "ppg" / "1" / "summary.json").unlink()
+    failure = {"task": "hopper", "method": "ppg", "seed": 1, "epoch": 3, "quantity": "loss", "message": "not finite"}
+    (runs / "hopper" / "ppg" / "1" / "failure.json").write_text(json.dumps(failure))
+    found = load_results(tmp_path, profile)
+    assert found.missing[KEY].to_numpy().tolist() == [["hopper", "ppg", 0]]
+    assert found.failures[[*KEY, "epoch"]].to_numpy().tolist() == [["hopper", "ppg", 1, 3]]
+    assert len(found.scores("alc40", "hopper", "ppg")) == 1
+
+
+def test_nothing_at_all_is_all_missing(tmp_path):
+    found = load_results(tmp_path, made_up.profile())
+    assert len(found.missing) == 18
+    assert found.summaries.empty
+    assert found.methods == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("summary.json", "{", "not readable JSON"),
+        ("summary.json", "[]", "lacks task"),
+        ("summary.json", '{"task": "hopper"}', "lacks method, seed"),
+        ("timing.json", '{"wall_seconds": 1}', "lacks steps_per_second, peak_memory_bytes"),
+        ("curve.csv", "", "not a readable table"),
+        ("curve.csv", "epoch,env_steps\n1,5000\n", "lacks the columns return_mean"),
+        (
+            "curve.csv",
+            "epoch,env_steps,return_mean,return_std,episodes\n1,5000,a lot,0,1\n",
+            "not a number in return_mean",
+        ),
+    ],
+)
+def test_a_malformed_file_is_named(tmp_path, name, content, words):
+    profile = made_up.profile(tasks=["hopper"], methods=["ppo"], seeds=[0])
+    path = made_up.fabricate(tmp_path, profile) / "made_up" / "runs" / "hopper" / "ppo" / "0" / name
+    path.write_text(content)
+    with pytest.raises(UserError, match=words) as caught:
+        load_results(tmp_path, profile)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_in_another_runs_place_is_malformed(tmp_path):
+    profile = made_up.profile(tasks=["hopper"], methods=["ppo"])
+    runs = made_up.fabricate(tmp_path, profile) / "made_up" / "runs" / "hopper" / "ppo"
+    shutil.copy(runs / "1" / "summary.json", runs / "0" / "summary.json")
+    with pytest.raises(UserError, match="of another run"):
+        load_results(tmp_path, profile)
+
+
+def test_references_fall_back_on_these_results(small):
+    found = small(tasks=["hopper", "reacher"], methods=["ppo", "ppo_dap"])
+    assert found.references["hopper"].source == "D4RL"
+    reference = found.references["reacher"]
+    finals = [found.scores("final_return", "reacher", m).mean() for m in ("ppo", "ppo_dap")]
+    firsts = [found.curve_array("reacher", m)[0].mean() for m in ("ppo", "ppo_dap")]
+    assert reference == Reference(min(firsts), max(finals), "these results")
+
+
+def test_notebooks_compose_their_profile():
+    assert compose_profile("quick")["epochs"] == 40
+    with pytest.raises(UserError, match="unknown profile 'nonsense'"):
+        compose_profile("nonsense")
