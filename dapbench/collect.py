@@ -75,7 +75,7 @@ def behaviour_logs(config: dict[str, Any]) -> tuple[list[Episode], dict[str, Any
         shares[epoch] = shares.get(epoch, 0.0) + weight
     profile = config["profile"] | {"epochs": max(shares), "schedule_epochs": budget}
     recorder = Recorder(shares, config["profile"]["log_transitions"])
-    module = build(config | {"profile": profile})
+    module = build(config | {"profile": profile, "method": config["behaviour"]})
     fit(module, [recorder, Progress()])
     recorded_steps = sum(len(episode.rewards) for episode in recorder.episodes)
     return recorder.episodes, {

@@ -78,7 +78,7 @@ def run_command(name: str, function: Callable[[dict[str, Any]], Any], argv: list
 
 
 def with_params(config: dict[str, Any]) -> dict[str, Any]:
-    """Takes each named slice (task, method, logs, prior, profile) from DVC's params file if ``params`` names one."""
+    """Takes each slice (task, method, logs, prior by name; profile, behaviour) from the file that ``params`` names."""
     if config["params"] is None:
         return config
     import yaml
@@ -87,8 +87,8 @@ def with_params(config: dict[str, Any]) -> dict[str, Any]:
     try:
         params = yaml.safe_load(path.read_text(encoding="utf-8"))
         slices = {
-            group: params[group] if group == "profile" else params[group][config[group]["name"]]
-            for group in ("task", "method", "logs", "prior", "profile")
+            group: params[group] if group in ("profile", "behaviour") else params[group][config[group]["name"]]
+            for group in ("task", "method", "logs", "prior", "profile", "behaviour")
             if isinstance(config.get(group), Mapping)
         }
     except OSError as error:

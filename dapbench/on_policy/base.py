@@ -20,14 +20,14 @@ from dapbench.on_policy.networks import Critic, GaussianActor
 from dapbench.on_policy.normalization import CLIP, EPSILON, RunningMeanStd
 from dapbench.on_policy.rollout import Collector, Rollout
 from dapbench.on_policy.tasks import env_seeds, make_env, make_envs
-from dapbench.on_policy.updates import Batch, Update
+from dapbench.on_policy.updates import Batch, FlatParameters, Update
 
 
 class Divergence(Exception):
     """A quantity of the run is no longer finite."""
 
     def __init__(self, quantity: str) -> None:
-        super().__init__(f"{quantity} is no longer finite")
+        super().__init__(f"{quantity}: no longer finite")
         self.quantity = quantity
 
 
@@ -178,18 +178,19 @@ class OnPolicy(pl.LightningModule):
 
     def update_of(
         self,
-        modules: Mapping[str, nn.Module],
+        modules: Mapping[str, nn.Module] | FlatParameters,
         loss: Callable[[Batch], tuple[Tensor, dict[str, Tensor]]],
         **options: Any,
     ) -> Update:
         """An :class:`Update` with PPO's learning rate and clipping unless ``options`` say otherwise."""
+        parameters = modules if isinstance(modules, FlatParameters) else FlatParameters(modules)
         defaults = {
             "learning_rate": self.hp.learning_rate,
             "eps": self.hp.adam_eps,
             "max_grad_norm": self.hp.max_grad_norm,
             "compile": self.config["compile"],
         }
-        return Update(modules, loss, **defaults | options)
+        return Update(parameters, loss, **defaults | options)
 
     def flat(self, array: np.ndarray) -> Tensor:
         """An array [T, E, ...] as a float32 tensor [T·E, ...] on the module's device."""

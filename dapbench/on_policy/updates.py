@@ -41,20 +41,35 @@ def maybe_compile(function: Callable, compile: bool) -> Callable:
     return torch.compile(function, fullgraph=True, dynamic=False) if compile and can_compile() else function
 
 
-def flatten_parameters(parameters: Sequence[nn.Parameter]) -> nn.Parameter:
-    """One flat parameter that shares its memory with each of ``parameters``, which become views into it."""
-    flat = torch.cat([p.detach().reshape(-1) for p in parameters])
-    for parameter, piece in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-        parameter.data = piece.view_as(parameter)
-    return nn.Parameter(flat)
+class FlatParameters:
+    """The trainable parameters of some modules as one flat parameter that shares its memory with each of them.
+
+    Args:
+        modules: by name; parameters that do not require a gradient stay out.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        self.modules = nn.ModuleDict(modules)
+        named = {name: p for name, p in self.modules.named_parameters() if p.requires_grad}
+        self._names, self._shapes = list(named), [p.shape for p in named.values()]
+        self._sizes = [p.numel() for p in named.values()]
+        flat = torch.cat([p.detach().reshape(-1) for p in named.values()])
+        for parameter, piece in zip(named.values(), flat.split(self._sizes), strict=True):
+            parameter.data = piece.view_as(parameter)
+        self.flat = nn.Parameter(flat)
+
+    def views(self, flat: Tensor) -> dict[str, Tensor]:
+        """The parameters by name, as views into ``flat``."""
+        pieces = zip(self._names, flat.split(self._sizes), self._shapes, strict=True)
+        return {f"modules_by_name.{name}": piece.view(shape) for name, piece, shape in pieces}
 
 
 class _LossModule(nn.Module):
     """Lets ``functional_call`` swap the parameters of the modules that a loss function uses."""
 
-    def __init__(self, modules: Mapping[str, nn.Module], loss: Loss) -> None:
+    def __init__(self, modules: nn.ModuleDict, loss: Loss) -> None:
         super().__init__()
-        self.modules_by_name = nn.ModuleDict(modules)
+        self.modules_by_name = modules
         self.loss = loss
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -65,7 +80,7 @@ class Update:
     """Minibatch steps of Adam on one loss.
 
     Args:
-        modules: the modules whose trainable parameters the loss trains; nothing else moves.
+        parameters: what the loss trains; nothing else moves. Updates may share it, each with an Adam of its own.
         loss: maps a minibatch {name: [B, ...]} to a scalar and a dictionary of scalar metrics. Numbers that change
             from one iteration to the next must be tensors (buffers), since Python numbers are compiled in.
         learning_rate, eps: Adam's.
@@ -76,7 +91,7 @@ class Update:
 
     def __init__(
         self,
-        modules: Mapping[str, nn.Module],
+        parameters: FlatParameters,
         loss: Loss,
         learning_rate: float,
         *,
@@ -85,12 +100,8 @@ class Update:
         compile: bool = True,
         unroll: int = 1,
     ) -> None:
-        self._module = _LossModule(modules, loss)
-        named = {name: p for name, p in self._module.named_parameters() if p.requires_grad}
-        self._names = list(named)
-        self._shapes = [p.shape for p in named.values()]
-        self._sizes = [p.numel() for p in named.values()]
-        self.flat = flatten_parameters(list(named.values()))
+        self.parameters, self.flat = parameters, parameters.flat
+        self._module = _LossModule(parameters.modules, loss)
         # The rate is a tensor, so that a schedule does not recompile the step.
         rate = torch.tensor(learning_rate, device=self.flat.device)
         self.optimizer = torch.optim.Adam([self.flat], lr=rate, eps=eps, capturable=self.flat.is_cuda)
@@ -156,9 +167,7 @@ class Update:
         }
 
     def _objective(self, flat: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        pieces = flat.split(self._sizes)
-        views = {n: piece.view(s) for n, piece, s in zip(self._names, pieces, self._shapes, strict=True)}
-        return functional_call(self._module, views, (batch,))
+        return functional_call(self._module, self.parameters.views(flat), (batch,))
 
     def _steps(
         self,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from dapbench.on_policy.updates import Batch, Update, can_compile
+from dapbench.on_policy.updates import Batch, FlatParameters, Update, can_compile
 
 
 def make(compile: bool, unroll: int = 1, max_grad_norm: float = 0.05) -> tuple[nn.Module, Update]:
@@ -14,7 +14,9 @@ def make(compile: bool, unroll: int = 1, max_grad_norm: float = 0.05) -> tuple[n
         error = ((net(batch["x"])[:, 0] - batch["y"]) ** 2).mean()
         return error, {"error": error, "offset": batch["z"].mean()}
 
-    return net, Update({"net": net}, loss, 1e-2, max_grad_norm=max_grad_norm, compile=compile, unroll=unroll)
+    return net, Update(
+        FlatParameters({"net": net}), loss, 1e-2, max_grad_norm=max_grad_norm, compile=compile, unroll=unroll
+    )
 
 
 def tables() -> list[Batch]:
@@ -78,6 +80,23 @@ def test_only_trainable_parameters_move() -> None:
     def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         return net(batch["x"]).mean(), {}
 
-    Update({"net": net}, loss, 1e-2, compile=False).epoch([tables()[0]], 2, torch.Generator())
+    Update(FlatParameters({"net": net}), loss, 1e-2, compile=False).epoch([tables()[0]], 2, torch.Generator())
     assert torch.equal(net[0].weight, frozen)
     assert not torch.equal(net[1].weight, free)
+
+
+def test_two_updates_can_share_parameters() -> None:
+    """PPG's phases do: both move the same weights, each with moments of its own."""
+    torch.manual_seed(0)
+    net = nn.Linear(3, 1)
+    parameters = FlatParameters({"net": net})
+    first, second = (
+        Update(parameters, lambda batch, sign=sign: (sign * net(batch["x"]).mean(), {}), 1e-2, compile=False)
+        for sign in (1.0, -1.0)
+    )
+    before = net.weight.detach().clone()
+    first.epoch([tables()[0]], 1, torch.Generator())
+    between = net.weight.detach().clone()
+    second.epoch([tables()[0]], 1, torch.Generator())
+    assert not torch.equal(between, before)
+    torch.testing.assert_close(net.weight, before, atol=1e-4, rtol=0)
