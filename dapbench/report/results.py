@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
+from dapbench.config import CONF, choices
 from dapbench.errors import UserError
 from dapbench.report.statistics import Reference, filled, reference_scores
 
@@ -86,14 +88,15 @@ class Results:
 
     @cached_property
     def titles(self) -> dict[str, str]:
-        """What tasks and methods are called in text, from the configurations; a name without a run is its own title."""
+        """What tasks and methods are called in text: from the runs' configurations, without a run from conf/."""
         named: dict[str, str] = {}
         for config in self.configs.values():
             for part in (config["task"], config["method"]):
                 named[part["name"]] = part.get("title", part["name"])
-        for cell in cells(self.profile):
-            named.setdefault(cell.task, cell.task)
-            named.setdefault(cell.method, cell.method)
+        asked = [(cell.task, cell.method) for cell in cells(self.profile)]
+        names = {"task": [task for task, _ in asked], "method": [BASELINE, SUBJECT, *(method for _, method in asked)]}
+        for group, members in names.items():
+            named |= {name: _conf_title(group, name) for name in members if name not in named}
         return named
 
     def method_config(self, method: str) -> dict[str, Any]:
@@ -144,8 +147,6 @@ def compose_profile(name: str) -> dict[str, Any]:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from dapbench.config import CONF, choices
-
     if name not in choices("profile"):
         raise UserError(f"unknown profile '{name}'; choose one of {', '.join(choices('profile'))}")
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -157,8 +158,6 @@ def compose_profile(name: str) -> dict[str, Any]:
 
 def open_results() -> Results:
     """The results that a notebook is of: profile DAPBENCH_PROFILE (quick) under DAPBENCH_RESULTS (results/)."""
-    from dapbench.config import CONF
-
     root = os.environ.get("DAPBENCH_RESULTS", CONF.parent / "results")
     return load_results(Path(root), compose_profile(os.environ.get("DAPBENCH_PROFILE", "quick")))
 
@@ -217,6 +216,11 @@ def load_results(results_dir: Path, profile: Mapping[str, Any]) -> Results:
         machines,
         pd.DataFrame(overhead),
     )
+
+
+def _conf_title(group: str, name: str) -> str:
+    path = CONF / group / f"{name}.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8")).get("title", name) if path.exists() else name
 
 
 def _present(wanted: Iterable[str], found: pd.Series) -> list[str]:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from dapbench.errors import UserError
-from dapbench.report.results import KEY, Reference, cells, compose_profile, load_results
+from dapbench.report.results import KEY, cells, compose_profile, load_results
+from dapbench.report.statistics import Reference
 
 
 def test_every_cell_is_loaded(results):
@@ -34,7 +35,7 @@ def test_curves_are_filled_and_cut_to_the_shortest_run(results):
     np.testing.assert_array_equal(curve[0], curve[1])  # in epoch 1 no episode ended
 
 
-def test_missing_and_failed_runs_are_told(small, tmp_path):
+def test_missing_and_failed_runs_are_told(tmp_path):
     profile = made_up.profile()
     made_up.fabricate(tmp_path, profile)
     runs = tmp_path / "made_up" / "runs"

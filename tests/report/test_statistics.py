@@ -132,10 +132,10 @@ def test_agrees_with_rliable(ours, theirs):
 
 def test_probability_of_improvement_agrees_with_rliable():
     first, second = scores(), scores(runs=5, shift=-0.1).round(1)
-    mine = statistics.interval(statistics.probability_of_improvement, list(first.T), list(second.T), repetitions=1000)
+    mine = statistics.interval(statistics.probability_of_improvement, list(first.T), list(second.T), repetitions=500)
     np.random.seed(0)  # noqa: NPY002 (rliable draws from the global generator)
     point, bounds = library.get_interval_estimates(
-        {"x": (first, second)}, lambda *pair: np.array([metrics.probability_of_improvement(*pair)]), reps=1000
+        {"x": (first, second)}, lambda *pair: np.array([metrics.probability_of_improvement(*pair)]), reps=500
     )
     assert abs(mine.point - point["x"][0]) < 1e-9
     np.testing.assert_allclose([mine.low, mine.high], bounds["x"][:, 0], atol=0.1 * (mine.high - mine.low))
