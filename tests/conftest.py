@@ -1,6 +1,6 @@
 """What every test shares: small configurations, one thread, and no tracking outside a temporary folder."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,7 +20,7 @@ def own_tracking(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def compose() -> Iterator[Callable[..., dict[str, Any]]]:
+def compose() -> Callable[..., dict[str, Any]]:
     """Composes a command's configuration: compose("train", "task=hopper", ...)."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -30,7 +30,7 @@ def compose() -> Iterator[Callable[..., dict[str, Any]]]:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return with_params(OmegaConf.to_container(hydra_compose(name, list(overrides)), resolve=True))
 
-    yield composed
+    return composed
 
 
 SMALL = (

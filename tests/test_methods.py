@@ -1,0 +1,198 @@
+"""Every method of conf/method runs for two iterations; each baseline's own numbers by hand."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box
+
+from dapbench.config import choices
+from dapbench.logs import Episode, write_logs
+from dapbench.on_policy.base import OnPolicy
+from dapbench.on_policy.evaluation import load_run
+from dapbench.on_policy.tasks import make_env
+from dapbench.on_policy.training import build, fit, train
+from dapbench.prior.base import build_prior
+
+Small = Callable[..., dict[str, Any]]
+PRIOR = {"width": 16, "depth": 1, "solver_steps": 3, "sigma_min": 0.02, "sigma_max": 5.0}
+KINDS = {"diffusion": "dapbench.prior.diffusion.DiffusionPrior", "gaussian": "dapbench.prior.gaussian.GaussianPrior"}
+SIZES = {
+    "auxiliary_minibatch_size": 100,
+    "policy_phases": 2,
+    "q_minibatch_size": 50,
+    "state_share": 0.5,
+    "tuning_every": 1,
+    "tuning_batch_size": 20,
+    "warm_start_epochs": 1,
+    "warm_start_minibatch_size": 50,
+}
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Callable[[str], list[str]]:
+    """Makes small logs and priors for a task; returns the overrides that name them."""
+
+    def make(task: dict[str, Any]) -> list[str]:
+        env = make_env(task)
+        rng = np.random.default_rng(0)
+        o, a = env.observation_space.shape[0], env.action_space.shape[0]
+        low, high = env.action_space.low, env.action_space.high
+        ended = np.arange(60) == 59
+        episodes = [
+            Episode(rng.normal(size=(61, o)), rng.uniform(low, high, (60, a)), rng.normal(size=60), ended, ~ended)
+            for _ in range(3)
+        ]
+        space = Box(-np.inf, np.inf, (o,), np.float64)
+        write_logs(tmp_path / "logs", episodes, space, env.action_space, dataset_id="test/t-v0", metadata={})
+        env.close()
+        for kind, target in KINDS.items():
+            build_prior(o, a, {"_target_": target, **PRIOR}).save(tmp_path / kind / "prior.ckpt", {"quality": "test"})
+        return [f"logs_dir={tmp_path}/logs", f"prior_dir={tmp_path}/${{oc.select:method.prior,none}}"]
+
+    for kind in KINDS:
+        (tmp_path / kind).mkdir()
+    return make
+
+
+@pytest.fixture
+def config_of(small: Small, inputs: Callable[..., list[str]]) -> Small:
+    """The small configuration of a method with its inputs made: config_of("ppg", "hopper", ...)."""
+
+    def config(method: str, task: str, *overrides: str) -> dict[str, Any]:
+        plain = small(f"task={task}", f"method={method}")
+        sizes = [f"method.{name}={value}" for name, value in SIZES.items() if name in plain["method"]]
+        given = inputs(plain["task"]) if plain["method"]["starts_from"] != "nothing" else []
+        return small(f"task={task}", f"method={method}", *sizes, *given, *overrides)
+
+    return config
+
+
+@pytest.mark.parametrize("method", choices("method"))
+def test_every_method_runs_and_reloads(config_of: Small, tmp_path: Path, method: str) -> None:
+    config = config_of(method, "reacher", f"out={tmp_path / 'run'}")
+    train(config)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["method"] == method
+    assert (summary["logs"] is None) == (config["method"]["starts_from"] == "nothing")
+    module = load_run(tmp_path / "run")
+    assert isinstance(module, OnPolicy)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", [task for task in choices("task") if task != "reacher"])
+@pytest.mark.parametrize("method", choices("method"))
+def test_every_method_runs_on_every_task(config_of: Small, method: str, task: str) -> None:
+    fit(build(config_of(method, task, "profile.epochs=1")), [])
+
+
+@pytest.mark.parametrize("method", ["ppo_dap", "ppo_bc"])
+def test_missing_inputs_are_one_clear_error(small: Small, tmp_path: Path, method: str) -> None:
+    from dapbench.errors import UserError
+
+    missing = [f"prior_dir={tmp_path}/none", f"logs_dir={tmp_path}/none"]
+    with pytest.raises(UserError, match=f"{tmp_path}/none") as error:
+        train(small("task=reacher", f"method={method}", *missing, f"out={tmp_path}/run"))
+    assert "\n" not in str(error.value)
+
+
+def test_rnd_with_coefficient_zero_is_ppo(config_of: Small) -> None:
+    ppo, rnd = build(config_of("ppo", "hopper")), build(config_of("ppo_rnd", "hopper", "method.intrinsic_weight=0"))
+    for module in (ppo, rnd):
+        fit(module, [])
+    assert ppo.episodes == rnd.episodes
+    assert torch.equal(ppo.updates["policy"].flat, rnd.updates["policy"].flat)
+
+
+def test_rnd_rewards_and_predictor(config_of: Small) -> None:
+    module = build(config_of("ppo_rnd", "hopper"))
+    target = [p.clone() for p in module.target.parameters()]
+    predictor = [p.clone() for p in module.predictor.parameters()]
+    fit(module, [])
+    assert all(torch.equal(a, b) for a, b in zip(target, module.target.parameters(), strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(predictor, module.predictor.parameters(), strict=True))
+    # ½ ‖f − g‖² by hand, divided by the running std of the discounted bonus.
+    x = module.reached[:1]
+    expected = 0.5 * ((module.predictor(x) - module.target(x)) ** 2).sum()
+    torch.testing.assert_close(module.prediction_errors(x)[0], expected)
+    assert module.reached.abs().max() <= 5.0
+    assert module.intrinsic_rewards.min() >= 0.0
+
+
+def test_rnd_advantages_are_non_episodic(config_of: Small) -> None:
+    """The intrinsic stream bootstraps through ends of episodes: with V = 0 and λ = 1 it is the discounted sum."""
+    module = build(config_of("ppo_rnd", "reacher", "method.gae_lambda=1.0"))
+    fit(module, [])
+    for p in module.intrinsic_critic.parameters():
+        torch.nn.init.zeros_(p)
+    noise = np.zeros((50, 4, 2), np.float32)
+    from dapbench.on_policy.rollout import Collector
+    from dapbench.on_policy.tasks import make_envs
+
+    rollout = Collector(make_envs(module.config["task"], 4), 50, [1, 2, 3, 4]).collect(module.mean_action(), noise)
+    assert rollout.dones.any()
+    module.prepare(rollout, module.flatten(rollout))
+    module.estimate(rollout)
+    discounts = module.hp.intrinsic_gamma ** np.arange(50)
+    first = (module.intrinsic_rewards * discounts[:, None]).sum(0)
+    np.testing.assert_allclose(module.intrinsic_returns.view(50, 4)[0], first, rtol=1e-4)
+
+
+def test_ppgs_auxiliary_loss_by_hand(config_of: Small) -> None:
+    module = build(config_of("ppg", "reacher"))
+    states, targets = torch.randn(6, 10), torch.randn(6)
+    mean, log_std = module.actor(states)
+    old_mean, old_log_std = mean + 0.5, (log_std - 0.1).expand_as(mean)
+    batch = {"states": states, "targets": targets, "old_mean": old_mean, "old_log_std": old_log_std}
+    loss, metrics = module.auxiliary_loss(batch)
+    # KL(N(μ + 0.5, σ_old) ‖ N(μ, σ)) in each of 2 dimensions, with σ = e^−0.5 and σ_old = e^−0.6.
+    kl = 2 * (0.1 + (np.exp(-1.2) + 0.25) / (2 * np.exp(-1.0)) - 0.5)
+    assert metrics["clone_kl"].item() == pytest.approx(kl, rel=1e-4)
+    features = module.actor.mean[3](module.actor.mean[2](module.actor.mean[1](module.actor.mean[0](states))))
+    auxiliary = 0.5 * ((module.auxiliary_value(features)[:, 0] - targets) ** 2).mean()
+    value = 0.5 * ((module.critic(states) - targets) ** 2).mean()
+    torch.testing.assert_close(loss, auxiliary + metrics["clone_kl"] + value)
+
+
+def test_ppg_runs_its_auxiliary_phase_every_n_iterations(config_of: Small) -> None:
+    module = build(config_of("ppg", "reacher", "method.policy_phases=2", "profile.epochs=3"))
+    head = module.auxiliary_value.weight.clone()
+    fit(module, [])
+    assert module.updates["auxiliary"].optimizer.state_dict()["state"][0]["step"] == 6 * (2 * 200 // 100)
+    assert len(module.memory) == 1
+    assert not torch.equal(head, module.auxiliary_value.weight)
+
+
+def test_warm_start_takes_the_logs_statistics_and_fits_them(config_of: Small) -> None:
+    module = build(config_of("ppo_bc", "reacher", "method.warm_start_epochs=200", "profile.epochs=1"))
+    module.configure_optimizers()
+    module.on_fit_start()
+    assert module.observation_stats.count == 180
+    from dapbench.logs import load_logs
+
+    env = make_env(module.config["task"])
+    logs = load_logs(Path(module.config["logs_dir"]), env.observation_space, env.action_space)
+    states = module.observation_stats.normalize(torch.as_tensor(logs.observations))
+    mean = module.actor(states)[0].detach().numpy()
+    # Random actions around zero with states free to remember them: fitted better than by any constant.
+    assert ((mean - logs.actions) ** 2).mean() < 0.7 * logs.actions.var()
+    module.collector.envs.close()
+
+
+@pytest.mark.parametrize("name", choices("method"))
+def test_ablations_state_only_their_difference(name: str) -> None:
+    from dapbench.config import CONF
+
+    if name.startswith("ppo_dap_"):
+        assert len((CONF / "method" / f"{name}.yaml").read_text().splitlines()) < 10
+
+
+def test_baselines_are_short() -> None:
+    from dapbench.config import CONF
+
+    for path in (CONF.parent / "baselines").glob("*.py"):
+        assert len(path.read_text().splitlines()) < 150, path.name
