@@ -170,7 +170,7 @@ class OnPolicy(pl.LightningModule):
             epochs.append(self.updates["policy"].epoch(tables, minibatches, self.generator))
         means = {name: float(np.mean([metrics[name] for metrics in epochs])) for name in epochs[0]}
         # The policy's shift is what it is after the last epoch, not on the way there.
-        means |= {name: epochs[-1][name] for name in ("approx_kl", "clip_fraction")}
+        means |= {name: epochs[-1][name] for name in ("approx_kl", "clip_fraction") if name in means}
         rate = float(self.updates["policy"].optimizer.param_groups[0]["lr"])
         return means | {"explained_variance": 1.0 - float(unexplained), "learning_rate": rate}
 
