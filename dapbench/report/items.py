@@ -190,6 +190,7 @@ def _bold_html(text: str) -> str:
 LATEX = {"\\": r"\textbackslash{}", "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "†": r"\textdagger{}", "≥": r"$\geq$"}
 LATEX |= {character: rf"\{character}" for character in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\^{}"}
 LATEX |= {"·": r"\textperiodcentered{}", "–": "--", "<": r"\textless{}", ">": r"\textgreater{}"}
+LATEX |= {"γ": r"$\gamma$", "λ": r"$\lambda$", "β": r"$\beta$", "τ": r"$\tau$", "ε": r"$\epsilon$", "σ": r"$\sigma$"}
 
 
 def _latex(text: str) -> str:
