@@ -40,7 +40,6 @@ SMALL = (
     "method.rollout_steps=50",
     "method.minibatch_size=50",
     "method.update_epochs=2",
-    "compile=false",
     "tracking=false",
 )
 

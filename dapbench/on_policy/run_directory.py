@@ -18,6 +18,7 @@ from dapbench.files import write_json, write_text
 
 ALC_EPOCHS = 40
 FINAL_EPISODES = 100
+LOGS_KEYS = ("quality", "transitions", "env_steps", "return_mean", "source")
 PACKAGES = ("dapbench", "torch", "lightning", "gymnasium", "mujoco", "numpy", "peft", "minari", "hydra-core")
 
 
@@ -96,7 +97,7 @@ def summarise(
         "eval_return": float(np.mean(evaluation)),
         "eval_std": float(np.std(evaluation)),
         "eval_episodes": len(evaluation),
-        "logs": logs,
+        "logs": logs and {key: logs.get(key) for key in LOGS_KEYS},
         # Where a run is written and read says nothing of what it is.
         "config": {k: v for k, v in config.items() if k not in ("out", "params", "logs_dir", "prior_dir", "tracking")},
     }

@@ -66,7 +66,7 @@ def _repro(root: Path, overrides: list[str], jobs: int) -> int:
     if (results / "report/index.html").is_file():
         from dapbench.report import headline
 
-        print(f"\n{headline(results, profile)}\n\nreport: {results}/report/index.html")
+        print(f"\n{headline(results.parent, profile)}\n\nreport: {results}/report/index.html")
     if failed:
         print(f"\n{len(failed)} cells failed, {len(left_out)} that need them were left out:", file=sys.stderr)
         for cell in failed:
@@ -87,7 +87,7 @@ def report(argv: list[str]) -> int:
         "arguments",
         nargs="*",
         metavar="key=value",
-        help="profile=NAME (default: quick), results=DIR (default: results/NAME), params=FILE (take the profile "
+        help="profile=NAME (default: quick), results=DIR (default: results), params=FILE (take the profile "
         "from there in place of conf/)",
     )
     given = {}
@@ -96,9 +96,9 @@ def report(argv: list[str]) -> int:
         if not equals or key not in ("profile", "results", "params"):
             raise UserError(f"'{argument}' is not one of profile=NAME, results=DIR, params=FILE")
     profile = _profile(given.get("profile", "quick"), given.get("params"))
-    results = Path(given.get("results", f"results/{profile['name']}"))
-    if not results.is_dir():
-        raise UserError(f"there is no {results}; dapbench repro profile={profile['name']} fills it")
+    results = Path(given.get("results", "results"))
+    if not (results / profile["name"]).is_dir():
+        raise UserError(f"there is no {results / profile['name']}; dapbench repro profile={profile['name']} fills it")
     from dapbench.report import build_report, headline
 
     page = build_report(results, profile)

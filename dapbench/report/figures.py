@@ -22,6 +22,7 @@ from dapbench.report.style import (
 )
 from dapbench.report.tables import complete_tasks, metric_text, needs, normalised_strata
 
+NO_ESTIMATE = Estimate(np.array(np.nan), np.array(np.nan), np.array(np.nan))
 THOUSANDS = FuncFormatter(
     lambda steps, _: f"{steps / 1e6:g}M" if steps >= 1e6 else f"{steps / 1e3:g}k" if steps else "0"
 )
@@ -179,16 +180,19 @@ def _intervals(results: Results, metric: str) -> tuple:
     widest: tuple[float, str] = (-1.0, "")
     for axis, task in zip(axes, results.tasks, strict=True):
         rows = []
-        for method in results.methods:
+        for place, method in enumerate(results.methods):
             scores = results.scores(metric, task, method)
+            estimate = NO_ESTIMATE
             if len(scores):
                 estimate = statistics.interval(statistics.mean, [scores])
-                rows.append((results.titles[method], estimate, palette(results)[method]))
-                axis.plot(scores, np.full(len(scores), len(rows) - 1), "|", color="0.3", markersize=7, zorder=3)
+                axis.plot(scores, np.full(len(scores), place), "|", color="0.3", markersize=7, zorder=3)
                 relative = float((estimate.high - estimate.low) / max(abs(estimate.point), 1e-9))
                 widest = max(widest, (relative, f"{results.titles[method]} on {results.titles[task]}"))
+            rows.append((results.titles[method], estimate, palette(results)[method]))
         dots(axis, rows)
         axis.set(title=results.titles[task], xlabel=METRICS[metric])
+        if (place_in_grid := axis.get_subplotspec()) and not place_in_grid.is_first_col():
+            axis.set_yticklabels([])
     sentence = f"Dot: mean; bar: {INTERVAL}; ticks: single runs."
     if widest[0] >= 0:
         sentence += f" The interval widest for its mean is that of {widest[1]}, {number(100 * widest[0], 0)} % of it."

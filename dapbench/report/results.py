@@ -236,7 +236,8 @@ def _frame(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
 def _flat(summary: dict[str, Any]) -> dict[str, Any]:
     """A summary without its configuration, its logs' fields as columns, its empty cells as NaN."""
     row = {name: value for name, value in summary.items() if not isinstance(value, dict | list)}
-    row |= {f"logs_{name}": value for name, value in (summary.get("logs") or {}).items()}
+    logs = (summary.get("logs") or {}).items()
+    row |= {f"logs_{name}": value for name, value in logs if not isinstance(value, dict | list)}
     return row | {name: np.nan if row[name] is None else float(row[name]) for name in METRICS}
 
 

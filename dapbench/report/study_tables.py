@@ -194,17 +194,26 @@ def log_qualities(results: Results) -> tuple:
     )
 
 
+LOG_COLUMNS = {
+    "logs_quality": "Quality",
+    "logs_transitions": "Transitions",
+    "logs_env_steps": "Environment steps",
+    "logs_return_mean": "Mean return",
+    "logs_source": "Source",
+    "logs_dataset_id": "Data set",
+}
+
+
 @table("logs", "The logs that runs started from")
 def logs(results: Results) -> tuple:
     """Every set of logs in use: what it holds and what it cost outside the online budget."""
-    columns = ["task", *(name for name in map(str, results.summaries) if name.startswith("logs_"))]
-    used = results.summaries.dropna(subset=["logs_quality"])[columns].drop_duplicates()
+    columns = [name for name in LOG_COLUMNS if name in results.summaries]
+    used = results.summaries.dropna(subset=["logs_quality"])[["task", *columns]].drop_duplicates()
     if used.empty:
         raise Absent("No run used logs.")
     shown = pd.DataFrame({"Task": used.task.map(results.titles)})
-    for name in columns[1:]:
-        text = used[name].map(lambda v: f"{v:,.0f}" if isinstance(v, float | int) else str(v))
-        shown[name.removeprefix("logs_").replace("_", " ").capitalize()] = text
+    for name in columns:
+        shown[LOG_COLUMNS[name]] = used[name].map(lambda v: f"{v:,.0f}" if isinstance(v, float | int) else str(v))
     sentence = f"{counted(len(used), 'set')} of logs. {logs_text(results)}"
     return sentence, shown, used, "Environment steps: spent on making the logs, outside the online budget."
 

@@ -47,8 +47,8 @@ def headline(results_dir, profile):
     return f"the headline of {profile['name']}"
 
 def build_report(results_dir, profile):
-    print("over", *sorted(path.name for path in results_dir.iterdir()), "with seeds", profile["seeds"])
-    return results_dir / "report/index.html"
+    print("over", *sorted(path.name for path in (results_dir / profile["name"]).iterdir()), "with seeds", profile["seeds"])
+    return results_dir / profile["name"] / "report/index.html"
 """
 
 TINY = """

@@ -146,5 +146,5 @@ def test_the_report_follows_the_params_file(finished: Project) -> None:
     code = "import sys; from dapbench.pipeline.engine import report; sys.exit(report(sys.argv[1:]))"
     run = finished.python(code, "profile=tiny", "params=params.yaml")
     assert run.stdout.splitlines()[0] == "over cell_logs logs priors report runs with seeds [0, 1, 2]"
-    run = finished.python(code, "profile=tiny", "results=results/tiny/runs")
-    assert run.stdout.splitlines()[0] == "over hopper with seeds [0]"
+    run = finished.python(code, "profile=tiny", "results=results")
+    assert run.stdout.splitlines()[0] == "over cell_logs logs priors report runs with seeds [0]"

@@ -62,7 +62,9 @@ def fabricate_run(run: Path, profile: dict, task: str, method: str, seed: int, t
     curve.to_csv(run / "curve.csv", index=False)
     filled = curve.return_mean.bfill()
     quality = "expert" if "expert" in method else profile["log_quality"]
-    logs = {"quality": quality, "transitions": 50000, "env_steps": 400000, "return_mean": level, "source": "collect"}
+    logged = level * (1.5 if quality == "expert" else 1.0)
+    logs = {"quality": quality, "transitions": 50000, "env_steps": 400000, "return_mean": logged, "source": "collect"}
+    logs["policies"] = [{"epoch": 80, "share": 1.0}]
     config = {
         "task": {"name": task, "title": task.replace("_", " ").title().replace(" ", ""), "env_id": "MadeUp-v0"},
         "method": {"name": method, "title": TITLE.get(method, method), "starts_from": "prior" if dap else "nothing"},
