@@ -126,4 +126,4 @@ def logs_text(results: Results) -> str:
 
 def provenance(results: Results, methods: Iterable[str] | None = None) -> str:
     """The line under every table of returns."""
-    return f"{seeds_text(results, methods).capitalize()} per cell. {logs_text(results)}"
+    return f"Runs per cell: {seeds_text(results, methods)}. {logs_text(results)}"

@@ -195,7 +195,13 @@ def normalised_strata(results: Results, metric: str, method: str, tasks: list[st
 
 
 def complete_tasks(results: Results, metric: str) -> list[str]:
-    """The tasks with a reference on which every method has a run, so that aggregates compare like with like."""
+    """The tasks with a reference on which every method has a run, so that aggregates compare like with like.
+
+    Raises:
+        Absent: fewer than two methods have runs.
+    """
+    if len(results.methods) < 2:
+        raise Absent("Fewer than two methods have runs, so there is nothing to compare over tasks.")
     return [
         task
         for task in results.tasks

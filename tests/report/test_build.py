@@ -1,5 +1,6 @@
 """Tables, figures, notebooks and the page, made of made-up results."""
 
+import json
 import re
 from pathlib import Path
 
@@ -190,3 +191,19 @@ def test_the_analysis_notebooks_use_the_reports_own_items():
 def test_loading_is_separate_from_the_profile_on_disk(made_up_root):
     found = load_results(made_up_root, made_up.profile(seeds=[0], methods=["ppo"]))
     assert len(found.summaries) == 2
+
+
+def test_overhead_is_the_mean_ratio_within_pairs(tmp_path):
+    profile = made_up.profile(tasks=["hopper"], methods=["ppo", "ppo_dap"])
+    folder = made_up.fabricate(tmp_path, profile) / "made_up" / "overhead" / "hopper"
+    folder.mkdir(parents=True)
+    walls = {"ppo": [10.0, 20.0], "ppo_dap": [11.0, 26.0]}  # ratios 1.1 and 1.3
+    runs = [
+        {"task": "hopper", "method": m, "repeat": i, "wall_seconds": w, "peak_memory_bytes": 2**20}
+        for m, own in walls.items()
+        for i, w in enumerate(own)
+    ]
+    (folder / "overhead.json").write_text(json.dumps({"task": "hopper", "runs": runs}))
+    values = study_tables.overhead(load_results(tmp_path, profile)).values.set_index("ratio")
+    assert values.estimate.to_dict() == pytest.approx({"Wall-clock × PPO": 1.2, "Memory × PPO": 1.0})
+    assert values.loc["Wall-clock × PPO", ["low", "high"]].tolist() == pytest.approx([1.1, 1.3])
