@@ -28,7 +28,7 @@ ALC_EPOCHS = 40
 
 
 class Estimate(NamedTuple):
-    """A point estimate and its interval, each of the statistic's shape; NaN bounds where no task has two runs."""
+    """A point estimate and its interval, each of the statistic's shape; NaN bounds where a sample has no task with two runs."""
 
     point: np.ndarray
     low: np.ndarray
@@ -135,7 +135,7 @@ def interval(
     """
     generator = generator or np.random.default_rng(0)
     point = np.asarray(statistic(*samples))
-    if all(scores.shape[-1] < 2 for strata in samples for scores in strata):
+    if any(all(scores.shape[-1] < 2 for scores in strata) for strata in samples):
         nothing = np.full(point.shape, np.nan)
         return Estimate(point, nothing, nothing)
     # In parts, so that many tasks' long curves fit into memory.

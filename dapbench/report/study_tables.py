@@ -42,7 +42,7 @@ def speed(results: Results) -> tuple:
         row = {"Method": results.titles[method]}
         for task in results.tasks:
             own = timed[(timed.task == task) & (timed.method == method)]
-            row[f"{results.titles[task]}, steps/s"] = number(own.steps_per_second.mean(), 0)
+            row[results.titles[task]] = number(own.steps_per_second.mean(), 0)
             if len(own):
                 means = {column: float(own[column].mean()) for column in TIMING_KEYS}
                 values.append({"task": task, "method": method, "runs": len(own), **means})
@@ -58,13 +58,16 @@ def speed(results: Results) -> tuple:
         memory = timed.loc[timed.method == method, "peak_memory_bytes"]
         row["Peak memory, MiB"] = number(memory.mean() / MIB, 0)
         shown.append(row)
-    sentence = f"{results.titles[methods[0]]} makes {shown[0][f'{results.titles[results.tasks[0]]}, steps/s']} steps"
+    sentence = f"{results.titles[methods[0]]} makes {shown[0][results.titles[results.tasks[0]]]} steps"
     sentence += f" per second on {results.titles[results.tasks[0]]}."
     if (SUBJECT, "Time per step × PPO") in ratios:
         sentence = f"{results.titles[SUBJECT]} takes {ratios[SUBJECT, 'Time per step × PPO']} times PPO's time per"
         sentence += f" environment step and {ratios[SUBJECT, 'Memory × PPO']} times its peak memory."
-    note = "Training only, after compilation, as measured in the runs themselves, which may have shared the machine"
-    note += f" with others; pretraining and logs are not in it. Ratios: mean over tasks [{INTERVAL}]."
+    note = "Under each task: environment steps per second of training, after compilation, as measured in the runs"
+    note += (
+        " themselves, which may have shared the machine with others; pretraining and logs are not in it. Ratios: mean"
+    )
+    note += f" over tasks [{INTERVAL}]."
     return sentence, pd.DataFrame(shown), pd.DataFrame(values), note
 
 

@@ -111,11 +111,13 @@ def differences(results: Results, metric: str) -> dict[str, Estimate]:
 
 def verdict_text(verdicts: list[str], than: str) -> str:
     """How often each verdict was reached."""
-    if set(verdicts) == {"n/a"}:
-        return f"cannot be told from {than} with one seed"
+    told = [kind for kind in verdicts if kind != "n/a"]
+    if not told:
+        return f"compared with {than} by the mean alone, as an interval needs two seeds of each"
     kinds = {"above": f"above {than}", "not distinguishable": "not distinguishable", "below": "below"}
-    parts = [f"{text} on {verdicts.count(kind)}" for kind, text in kinds.items()]
-    return f"{listed(parts)} of {counted(len(verdicts), 'task')}"
+    parts = [f"{text} on {told.count(kind)}" for kind, text in kinds.items()]
+    alone = f"; {counted(len(verdicts) - len(told), 'task')} without an interval" if len(told) < len(verdicts) else ""
+    return f"{listed(parts)} of {counted(len(told), 'task')}, by the {INTERVAL} of the difference{alone}"
 
 
 @table("difference", "PPO-DAP minus PPO: ALC@40")
@@ -147,8 +149,8 @@ def difference(results: Results) -> tuple:
         values.append({"task": "normalised mean", **numbers(overall), "verdict": verdict(overall)})
     than = f"{baseline}'s"
     verdicts = [verdict(estimate) for estimate in differences(results, "alc40").values()]
-    sentence = f"{subject}'s ALC@40 is {verdict_text(verdicts, than)}, by the {INTERVAL} of the"
-    sentence += f" difference ({seeds_text(results, [SUBJECT, BASELINE])})."
+    sentence = f"{subject}'s ALC@40 is {verdict_text(verdicts, than)}"
+    sentence += f" ({seeds_text(results, [SUBJECT, BASELINE])})."
     return sentence, pd.DataFrame(shown), pd.DataFrame(values), provenance(results, [SUBJECT, BASELINE])
 
 

@@ -78,6 +78,13 @@ def test_a_constant_has_an_interval_of_no_width_and_one_run_has_none():
     assert not single.excludes_zero
 
 
+def test_a_difference_from_a_single_run_has_no_interval():
+    # The spread of the other method's runs says nothing of this one's.
+    estimate = statistics.unpaired_difference(np.array([9.0]), np.array([1.0, 2.0, 3.0]))
+    assert estimate.point == 7.0
+    assert not estimate.excludes_zero
+
+
 def test_interval_of_two_runs_by_hand():
     # Resamples of (0, 1) have the means 0, 0.5, 1 with probability 1/4, 1/2, 1/4: both ends are within the 95 %.
     assert statistics.interval(statistics.mean, [np.array([0.0, 1.0])]) == (0.5, 0.0, 1.0)
