@@ -28,7 +28,7 @@ ALC_EPOCHS = 40
 
 
 class Estimate(NamedTuple):
-    """A point estimate and its interval, each of the statistic's shape; NaN bounds where a sample has no task with two runs."""
+    """A point estimate and its interval, of the statistic's shape; NaN bounds if a sample has no task with two runs."""
 
     point: np.ndarray
     low: np.ndarray

@@ -147,7 +147,8 @@ def diagnostics(results: Results) -> tuple:
         axis.margins(x=0)
     for name in terms:
         mean = curves.groupby("epoch")[name].mean().abs()
-        axes[2].plot(mean.index, mean.where(mean > 0), label=BOUND_TERMS[name])
+        mean = mean[mean > 0]  # the prior drifts only in the iterations that tune it
+        axes[2].plot(mean.index, mean, label=BOUND_TERMS[name])
     axes[2].set(xlabel="Epoch", ylabel="|term|, mean over runs", yscale="log")
     axes[2].margins(x=0)
     axes[2].legend(frameon=False, fontsize="small", ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
@@ -157,6 +158,8 @@ def diagnostics(results: Results) -> tuple:
             own.bound_surrogate, own.improvement, s=6, alpha=0.5, color=colours[str(task)], linewidth=0, rasterized=True
         )
     axes[3].axhline(0, color="0.6", linewidth=0.8, zorder=0)
+    linear = float(pairs.bound_surrogate.abs().quantile(0.9)) or 1.0
+    axes[3].set_xscale("symlog", linthresh=linear)  # the first epochs' surrogates are far larger than all later ones
     axes[3].set(xlabel="Surrogate advantage / (1 − γ)", ylabel="Change of return, in task std")
     handles, labels = axes[0].get_legend_handles_labels()
     drawing.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
@@ -166,13 +169,21 @@ def diagnostics(results: Results) -> tuple:
         if complete[name].nunique() > 1 and len(complete) > 2:
             rho = float(stats.spearmanr(complete[name], complete.improvement).statistic)
             parts.append(f"{number(rho, 2)} for the {BOUND_TERMS[name]}")
-    text = f"Rank correlation with the change of return in the next epoch: {listed(parts)}, over {len(pairs):,} epochs."
+    text = f"Rank correlation with the change of return that followed: {listed(parts)}, over {len(pairs):,} changes."
     return text, drawing
 
 
 def improvements(curves: pd.DataFrame) -> pd.DataFrame:
-    """Epochs with the change of return that followed, divided by the std of such changes on the task."""
+    """The change of return from each epoch in which an episode ended to the next such, and the terms' means until then.
+
+    Returns:
+        A row for each change, which is divided by the standard deviation of its task's changes.
+    """
     ordered = curves.sort_values(["task", "seed", "epoch"])
-    follow = ordered.groupby(["task", "seed"])["return_mean"].shift(-1) - ordered["return_mean"]
-    ordered = ordered.assign(improvement=follow).dropna(subset=["improvement", "bound_surrogate"])
-    return ordered.assign(improvement=ordered.improvement / ordered.groupby("task").improvement.transform("std"))
+    spans = ordered.groupby(["task", "seed"]).return_mean.transform(lambda returns: returns.notna().cumsum())
+    terms = [name for name in BOUND_TERMS if name in ordered]
+    grouped = ordered[spans > 0].groupby(["task", "seed", spans.rename("span")])
+    found = grouped[terms].mean().assign(returned=grouped.return_mean.first()).reset_index()
+    found["improvement"] = found.groupby(["task", "seed"]).returned.shift(-1) - found.returned
+    found = found.dropna(subset=["improvement", "bound_surrogate"])
+    return found.assign(improvement=found.improvement / found.groupby("task").improvement.transform("std"))

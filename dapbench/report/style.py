@@ -119,6 +119,8 @@ def logs_text(results: Results) -> str:
         cost = "an unstated number of environment steps"
     elif steps.min() == steps.max():
         cost = f"{steps.max():,.0f} environment steps a task"
+    elif steps.max() < 1.01 * steps.min():
+        cost = f"about {float(f'{steps.mean():.3g}'):,.0f} environment steps a task"
     else:
         cost = f"{steps.min():,.0f} to {steps.max():,.0f} environment steps a task"
     return f"{methods} started from {kinds} logs, which cost {cost} outside the online budget."

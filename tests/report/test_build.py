@@ -207,3 +207,12 @@ def test_overhead_is_the_mean_ratio_within_pairs(tmp_path):
     values = study_tables.overhead(load_results(tmp_path, profile)).values.set_index("ratio")
     assert values.estimate.to_dict() == pytest.approx({"Wall-clock × PPO": 1.2, "Memory × PPO": 1.0})
     assert values.loc["Wall-clock × PPO", ["low", "high"]].tolist() == pytest.approx([1.1, 1.3])
+
+
+def test_changes_of_return_span_the_epochs_in_which_no_episode_ended():
+    curves = pd.DataFrame({"task": "hopper", "seed": 0, "epoch": range(1, 7)})
+    curves["return_mean"] = [np.nan, 1.0, np.nan, 3.0, 4.0, np.nan]
+    curves["bound_surrogate"] = [9.0, 1.0, 2.0, 5.0, 7.0, 9.0]
+    found = study_figures.improvements(curves)
+    np.testing.assert_allclose(found.bound_surrogate, [1.5, 5.0])
+    np.testing.assert_allclose(found.improvement, np.array([2.0, 1.0]) / np.std([2.0, 1.0], ddof=1))
