@@ -10,6 +10,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from dapbench import profiles
 from dapbench.errors import UserError
 
 GROUPS = ("task", "method", "logs", "prior")
@@ -43,23 +44,22 @@ def cells(params: DictConfig, root: Path) -> dict[str, dict[str, Cell]]:
     profile = params.profile
     results = f"results/{profile.name}"
     files = {name: _file(config._target_) for name, config in params.method.items()}
-    for method in profile.methods:
-        if not (root / files[method]).is_file():
-            raise UserError(f"method {method} needs the file {files[method]} of its _target_, which does not exist")
     stages: dict[str, dict[str, Cell]] = {stage: {} for stage in STAGES}
-    for task in profile.tasks:
-        for method in profile.methods:
-            source = _add_source(stages, params, task, method, files)
-            for seed in profile.seeds:
-                stages["online_from_data" if source else "online"][f"{profile.name}-{task}-{method}-{seed}"] = {
-                    "profile": profile.name,
-                    "task": task,
-                    "method": method,
-                    "seed": seed,
-                    "code": files[method],
-                    "base": _base(files[method], files, root),
-                    "out": f"{results}/runs/{task}/{method}/{seed}",
-                } | source
+    for run in profiles.cells(profile):
+        if not (root / files[run.method]).is_file():
+            missing = files[run.method]
+            raise UserError(f"method {run.method} needs the file {missing} of its _target_, which does not exist")
+        source = _add_source(stages, params, run.task, run.method, files)
+        key = f"{profile.name}-{run.task}-{run.method}-{run.seed}"
+        stages["online_from_data" if source else "online"][key] = {
+            "profile": profile.name,
+            "task": run.task,
+            "method": run.method,
+            "seed": run.seed,
+            "code": files[run.method],
+            "base": _base(files[run.method], files, root),
+            "out": f"{results}/runs/{run.task}/{run.method}/{run.seed}",
+        } | source
     for task in profile.overhead_tasks:
         sources = [_add_source(stages, params, task, method, files) for method in ("ppo", "ppo_dap")]
         stages["overhead"][f"{profile.name}-{task}"] = {
@@ -115,9 +115,9 @@ def _check(params: DictConfig) -> None:
     for key in ("tasks", "methods", "seeds"):
         if not profile[key]:
             raise UserError(f"profile {profile.name} has no {key}: profile.{key} needs at least one")
-    for group in ("task", "method"):
-        for name in profile[f"{group}s"]:
-            _known(params, group, name, f"profile {profile.name}")
+    for run in profiles.cells(profile):
+        _known(params, "task", run.task, f"profile {profile.name}")
+        _known(params, "method", run.method, f"profile {profile.name}")
     for task in profile.overhead_tasks:
         _known(params, "task", task, f"profile {profile.name}")
     for group in GROUPS:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ import yaml
 
 from dapbench.config import CONF, choices
 from dapbench.errors import UserError
+from dapbench.profiles import Cell, cells
 from dapbench.report.statistics import Reference, filled, reference_scores
 
 KEY = ["task", "method", "seed"]
@@ -23,29 +24,6 @@ METRICS = {"alc40": "ALC@40", "final_return": "Final return", "eval_return": "Ev
 CURVE_COLUMNS = ["epoch", "env_steps", "return_mean", "return_std", "episodes"]
 SUMMARY_KEYS = [*KEY, "env_steps", "epochs", *METRICS, "config"]
 TIMING_KEYS = ["steps_per_second", "wall_seconds", "peak_memory_bytes"]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run that a profile asks for, and the group of the profile that asks for it."""
-
-    group: str
-    task: str
-    method: str
-    seed: int
-
-
-def cells(profile: Mapping[str, Any]) -> Iterator[Cell]:
-    """The runs of a profile: its tasks, methods and seeds under ``main``, then each group with methods of its own."""
-    groups = {"main": profile, **{k: v for k, v in profile.items() if isinstance(v, Mapping) and "methods" in v}}
-    seen = set()
-    for name, group in groups.items():
-        for task in group.get("tasks") or profile["tasks"]:
-            for method in group["methods"]:
-                for seed in group.get("seeds") or profile["seeds"]:
-                    if (task, method, seed) not in seen:
-                        seen.add((task, method, seed))
-                        yield Cell(name, task, method, int(seed))
 
 
 @dataclass(frozen=True)

@@ -58,10 +58,12 @@ tasks: [hopper]
 methods: [ppo, ppo_dap]
 seeds: [0]
 overhead_tasks: []
+ablations: null
+log_qualities: null
 """
 
 COPIED = [".gitignore", "dvc.yaml", ".dvc/config", ".dvcignore", "dapbench/pipeline"]
-COPIED += [f"dapbench/{name}.py" for name in ("__init__", "config", "errors", "files")]
+COPIED += [f"dapbench/{name}.py" for name in ("__init__", "config", "errors", "files", "profiles")]
 WRITTEN = [f"dapbench/{name}.py" for name in ("losses", "logs", "collect", "ppo_dap", "on_policy/base", "prior/edm")]
 WRITTEN += ["baselines/ppo.py", "analysis/curves.py"]
 GROUPS = {
