@@ -50,7 +50,7 @@ def run_command(name: str, function: Callable[[dict[str, Any]], Any], argv: list
     import hydra
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
     for argument in argv:
         group, _, choice = argument.partition("=")
@@ -62,12 +62,17 @@ def run_command(name: str, function: Callable[[dict[str, Any]], Any], argv: list
     def main(composed: Any) -> None:
         # Kept until Hydra is done: it would print a line of its own, and end a sweep at its first failure.
         try:
-            function(with_params(OmegaConf.to_container(composed, resolve=True)))
+            function(with_params(OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)))
+        except MissingMandatoryValue as error:
+            failures.append(UserError(f"{error.full_key} is not set; say {error.full_key}=VALUE (see --help)"))
         except UserError as error:
             failures.append(error)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole, to be told in one line
-    sys.argv = [f"dapbench {name}", *argv, *HYDRA_OVERRIDES]
+    # Overrides before flags: Hydra's parser takes them in one piece only.
+    overrides = [argument for argument in argv if not argument.startswith("-") and "=" in argument]
+    flags = [argument for argument in argv if argument not in overrides]
+    sys.argv = [f"dapbench {name}", *overrides, *HYDRA_OVERRIDES, *flags]
     try:
         hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(main)()
     except (HydraException, OmegaConfBaseException) as error:
