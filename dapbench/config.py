@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 HYDRA_OVERRIDES = [
     "hydra.output_subdir=null",
     "hydra.run.dir=.",
-    "hydra.sweep.dir=.",
+    f"hydra.sweep.dir={tempfile.gettempdir()}",  # where a sweep leaves its multirun.yaml
     "hydra.sweep.subdir=.",
     "hydra/job_logging=none",
     "hydra/hydra_logging=none",
