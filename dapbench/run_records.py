@@ -61,7 +61,9 @@ def read_run(run_dir: Path) -> Record:
 
         logs = result.get("logs") or {}
         tags = {name: result[name] for name in ("task", "method", "seed")}
-        tags |= {"profile": result.get("profile", "unknown"), "logs": logs.get("quality") or "none"}
+        # To group by: MLflow picks a group's colour by its name, and gives `ppo` and `ppo_dap` the same one.
+        title = result.get("config", {}).get("method", {}).get("title", result["method"])
+        tags |= {"title": title, "profile": result.get("profile", "unknown"), "logs": logs.get("quality") or "none"}
         tags |= {name: result[name] for name in ("epoch", "quantity", "message") if failed and name in result}
         return Record(
             directory=_name(run_dir),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 DEFAULT_URI = "sqlite:///mlflow.db"
-TURN_SECONDS = 60.0  # for the other runs that are being recorded
+TURN_SECONDS = 300.0  # for the other runs that are being recorded
 LOCKED_SECONDS = 5.0  # for a database that something else holds
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100  # MLflow's limits
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens on the runs
@@ -48,7 +48,7 @@ def prepare(uri: str | None = None) -> None:
 
 def track(run_dir: Path, uri: str | None = None) -> bool:
     """Records a finished or failed run directory, in place of its earlier record; tells whether it worked."""
-    with _excused(f"{run_dir} is not recorded in MLflow; `dapbench track {run_dir}` does it later"):
+    with _excused(f"{run_dir} is not recorded in MLflow; `dapbench track {run_dir}` does it later"), _no_collection():
         _write(read_run(run_dir), _resolve(uri))
         return True
     return False
@@ -56,7 +56,7 @@ def track(run_dir: Path, uri: str | None = None) -> bool:
 
 def track_report(report_dir: Path, profile: str, uri: str | None = None) -> bool:
     """Records a report, as the artifacts of a run of its own in place of an earlier one."""
-    with _excused(f"{report_dir} is not recorded in MLflow"):
+    with _excused(f"{report_dir} is not recorded in MLflow"), _no_collection():
         _write(read_report(report_dir, profile), _resolve(uri))
         return True
     return False
@@ -102,7 +102,9 @@ def _write(record: Record, uri: str) -> bool:
     from mlflow.tracking import MlflowClient
 
     with _turn(_database(uri)):
-        client = MlflowClient(uri)
+        pass  # to know that it is there before MLflow opens it, which is the slow part and needs no turn
+    client = MlflowClient(uri)
+    with _turn(_database(uri)):
         experiment = _experiment(client, record.experiment, uri)
         earlier = client.search_runs([experiment], f'tags.directory = "{record.directory}"')
         complete = {run.data.tags.get("fingerprint"): run for run in earlier if run.info.status == record.status}
@@ -141,19 +143,13 @@ def _experiment(client: "MlflowClient", name: str, uri: str) -> str:
 
 
 def _import_mlflow(uri: str) -> None:
-    """Imports what an address needs, with the garbage collector paused: that halves the two seconds that it takes."""
+    """Imports what an address needs, and quietens it."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        import mlflow.tracking
+    import mlflow.tracking
 
-        if _database(uri) is not None:
-            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
-    finally:
-        if collecting:
-            gc.enable()
+    if _database(uri) is not None:
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # of a failure MLflow would log a traceback
 
@@ -196,6 +192,18 @@ def _failures() -> tuple[type[Exception], ...]:
     from sqlalchemy.exc import SQLAlchemyError
 
     return (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError, UserError)  # ImportError: drivers
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Pauses the garbage collector: beside all that training has loaded, it would take half of the time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 @contextmanager

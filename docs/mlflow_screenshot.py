@@ -34,11 +34,13 @@ def user_interface() -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", DATABASE, "--port", str(port)]
-    server = subprocess.Popen(command, env=os.environ | QUIET, start_new_session=True, stderr=subprocess.DEVNULL)
+    log = subprocess.DEVNULL
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", DATABASE, "--workers", "1"]
+    command += ["--port", str(port)]
+    server = subprocess.Popen(command, env=os.environ | QUIET, start_new_session=True, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(120):
+        for _ in range(300):  # seconds, enough for a busy machine
             try:
                 urllib.request.urlopen(address, timeout=1).close()
                 break
@@ -58,7 +60,7 @@ def compare(page: Page, address: str, experiment: str) -> None:
     page.get_by_text(experiment, exact=True).first.click()
     page.locator("label:has(input[value=CHART])").first.click()
     page.get_by_text("Group by").first.click()
-    page.get_by_role("menuitemcheckbox", name="method", exact=True).first.click()
+    page.get_by_role("menuitemcheckbox", name="title", exact=True).first.click()
     page.keyboard.press("Escape")
     page.mouse.move(0, 0)
     page.wait_for_timeout(8000)  # the charts are drawn one after the other
@@ -68,6 +70,7 @@ def main(experiment: str) -> None:
     with user_interface() as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1400, "height": 900})
+        page.set_default_timeout(120_000)
         compare(page, address, experiment)
         page.screenshot(path=PICTURE)
         browser.close()

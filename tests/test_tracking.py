@@ -83,7 +83,8 @@ def test_a_finished_run_is_read_back(uri: str, tmp_path: Path) -> None:
     (run,) = runs(uri)
     assert (run.info.run_name, run.info.status) == ("ppo_dap-3", "FINISHED")
     assert run.info.end_time - run.info.start_time == 6000
-    expected = {"task": "hopper", "method": "ppo_dap", "seed": "3", "profile": "quick", "logs": "medium"}
+    expected = {"task": "hopper", "method": "ppo_dap", "title": "PPO-DAP", "seed": "3", "profile": "quick"}
+    expected |= {"logs": "medium"}
     assert expected.items() <= run.data.tags.items()
     assert run.data.tags["directory"] == "runs/a"
     assert run.data.params == {
