@@ -101,13 +101,17 @@ def train(config: dict[str, Any]) -> None:
     module, curve = build(config), Curve()
     module.clock.seconds["startup"] = time.perf_counter() - start
     identity = {"task": config["task"]["name"], "method": config["method"]["name"], "seed": config["seed"]}
+    identity |= {"profile": config["profile"]["name"]}
     try:
         trainer = fit(module, [curve, Progress()])
     except Divergence as error:
         epoch = len(curve.rows) + 1
         failure = identity | {"epoch": epoch, "quantity": error.quantity, "message": str(error)}
         write_json(out / "failure.json", failure | {"last_good_checkpoint": None})
-        raise UserError(f"{' '.join(map(str, identity.values()))} stopped in epoch {epoch}: {error}") from error
+        if config["tracking"]:
+            record(out)
+        run = f"{identity['task']} {identity['method']} seed {identity['seed']}"
+        raise UserError(f"{run} stopped in epoch {epoch}: {error}") from error
     speed = curve.steps_per_second(module)
     with module.clock("evaluation"):
         evaluation = evaluate(module, config["profile"]["eval_episodes"], config["seed"])
@@ -119,8 +123,13 @@ def train(config: dict[str, Any]) -> None:
     write_json(out / "summary.json", summary)
     write_timing(out / "timing.json", module.clock.seconds, time.perf_counter() - start, speed)
     if config["tracking"]:
-        from dapbench.tracking import track
-
         with module.clock("tracking"):
-            track(out)
+            record(out)
         write_timing(out / "timing.json", module.clock.seconds, time.perf_counter() - start, speed)
+
+
+def record(out: Path) -> None:
+    """Shows a run directory in MLflow; whatever goes wrong there is a warning, since the directory is the truth."""
+    from dapbench.tracking import track
+
+    track(out)

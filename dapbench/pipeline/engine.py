@@ -100,8 +100,10 @@ def report(argv: list[str]) -> int:
     if not (results / profile["name"]).is_dir():
         raise UserError(f"there is no {results / profile['name']}; dapbench repro profile={profile['name']} fills it")
     from dapbench.report import build_report, headline
+    from dapbench.tracking import track_report
 
     page = build_report(results, profile)
+    track_report(page.parent, profile["name"])
     print(f"{headline(results, profile)}\n\nreport: {page}")
     return 0
 

@@ -33,7 +33,7 @@ SECTIONS = {
     ],
     "Cost": [study_tables.speed, study_tables.overhead, study_figures.time_parts, study_figures.memory],
     "Ablations": [study_tables.ablations, study_figures.ablation_bars],
-    "Logs": [study_tables.logs, study_tables.log_qualities, study_figures.log_quality_curve],
+    "Logs": [study_tables.logs, study_tables.priors, study_tables.log_qualities, study_figures.log_quality_curve],
     "Diagnostics": [study_figures.diagnostics],
     "Settings and published numbers": [study_tables.published, study_tables.hyper_parameters],
 }

@@ -221,6 +221,34 @@ def logs(results: Results) -> tuple:
     return sentence, shown, used, "Environment steps: spent on making the logs, outside the online budget."
 
 
+@table("priors", "The priors on held-out states")
+def priors(results: Results) -> tuple:
+    """Each prior's proposals against the logged actions of episodes that it did not see, beside a Gaussian's."""
+    shown, values = [], []
+    for path in sorted((results.folder / "priors").glob("*/*/*/quality.json")):
+        task, quality, kind = path.parts[-4:-1]
+        measured = json.loads(path.read_text(encoding="utf-8"))
+        row: dict[str, Any] = {"Task": results.titles.get(task, task), "Logs": quality, "Prior": kind}
+        for key, label in (("energy_score", "Energy score"), ("energy_distance", "Energy distance")):
+            for of, whose in (("prior", ""), ("gaussian", ", Gaussian")):
+                row[label + whose] = f"{measured[of][key]:.4f}"
+        shown.append(row)
+        values.append(
+            {"task": task, "quality": quality, "prior": kind}
+            | {f"{of}_{k}": v for of in ("prior", "gaussian") for k, v in measured[of].items()}
+        )
+    if not shown:
+        raise Absent("No prior was pretrained.")
+    diffusions = [value for value in values if value["prior"] == "diffusion"]
+    better = sum(value["prior_energy_score"] < value["gaussian_energy_score"] for value in diffusions)
+    sentence = (
+        f"The diffusion prior's energy score is below that of a Gaussian fitted to the same logs on {better} of "
+        f"{len(diffusions)} sets of logs."
+    )
+    note = "Lower is better. Score: of the proposals at each state; distance: of all proposals pooled over states."
+    return sentence, pd.DataFrame(shown), pd.DataFrame(values), note
+
+
 @table("published", "PPO beside published PPO")
 def published(results: Results) -> tuple:
     """Our PPO's final and evaluation return beside published numbers at 1M steps, each with its own statistic."""

@@ -140,7 +140,7 @@ def test_divergence_names_epoch_and_quantity(small: Small, tmp_path: Path, monke
         return value * (float("nan") if self.env_steps >= 200 else 1.0), metrics
 
     monkeypatch.setattr(OnPolicy, "loss", loss)
-    with pytest.raises(UserError, match="reacher ppo 0 stopped in epoch 2: parameters: no longer finite"):
+    with pytest.raises(UserError, match="reacher ppo seed 0 stopped in epoch 2: parameters: no longer finite"):
         run(small, tmp_path / "run", "task=reacher")
     failure = json.loads((tmp_path / "run" / "failure.json").read_text())
     assert failure["epoch"] == 2

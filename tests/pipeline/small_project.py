@@ -92,7 +92,7 @@ class Project:
             self.write(name, f"# {name}\n")
         self.write("dapbench/cli.py", STUB)
         self.write("dapbench/report/__init__.py", REPORT)
-        self.write("dapbench/tracking.py", "def prepare():\n    pass\n")
+        self.write("dapbench/tracking.py", "def prepare():\n    pass\n\ndef track_report(*_):\n    pass\n")
         for name in ("conf/pipeline.yaml", "conf/profile/paper.yaml"):
             self.write(name, (ROOT / name).read_text(encoding="utf-8"))
         self.write("conf/profile/tiny.yaml", TINY)
