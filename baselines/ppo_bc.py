@@ -11,7 +11,7 @@ from dapbench.logs import load_logs
 from dapbench.losses import gaussian_log_prob, value_loss
 from dapbench.on_policy.advantages import reverse_recurrence
 from dapbench.on_policy.base import OnPolicy
-from dapbench.on_policy.tasks import make_env, to_policy_actions
+from dapbench.on_policy.tasks import to_policy_actions
 from dapbench.on_policy.updates import Batch, Update
 
 
@@ -25,18 +25,15 @@ class PPOBC(OnPolicy):
         return updates | {"warm_start": warm_start}
 
     def load_inputs(self) -> None:
-        env = make_env(self.config["task"])
-        logs = load_logs(
-            Path(self.config["logs_dir"]), env.observation_space, env.action_space, self.config["task"]["env_id"]
-        )
-        env.close()
+        spaces = self.observation_space, self.action_space
+        logs = load_logs(Path(self.config["logs_dir"]), *spaces, self.config["task"]["env_id"])
         self.config["logs"] = logs.description
         returns = reverse_recurrence(logs.rewards[:, None], self.hp.gamma * ~logs.ends[:, None])[:, 0]
         self.observation_stats.update(logs.observations)
         if self.hp.scale_rewards:
             self.reward_stats.update(returns)
             returns = returns / self.reward_stats.std()
-        actions = to_policy_actions(logs.actions, self.action_low, self.action_high)
+        actions = to_policy_actions(logs.actions, self.action_space)
         table = {
             "states": self.observation_stats.normalize(self.tensor(logs.observations)),
             "actions": self.tensor(actions),

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import lightning.pytorch as pl
 import numpy as np
 
@@ -11,7 +12,7 @@ from dapbench.errors import UserError
 from dapbench.logs import Episode, load_episodes, write_logs
 from dapbench.on_policy.base import OnPolicy
 from dapbench.on_policy.progress import Progress
-from dapbench.on_policy.tasks import env_seeds, make_env, make_envs, to_env_actions
+from dapbench.on_policy.tasks import env_seeds, make_envs, task_spaces, to_env_actions
 from dapbench.on_policy.training import build, fit
 
 RECORDING_STREAM = 3
@@ -27,7 +28,7 @@ def record(module: OnPolicy, transitions: int, stream: int) -> list[Episode]:
     episodes: list[Episode] = []
     while sum(len(episode.rewards) for episode in episodes) < transitions:
         mean = mean_action(observation.astype(np.float32))
-        actions = to_env_actions(mean + std * noise.standard_normal(mean.shape), module.action_low, module.action_high)
+        actions = to_env_actions(mean + std * noise.standard_normal(mean.shape), module.action_space)
         following, rewards, terminations, truncations, infos = envs.step(actions)
         for e in range(envs.num_envs):
             running[e].append((observation[e], actions[e], rewards[e], terminations[e], truncations[e]))
@@ -96,24 +97,22 @@ def collect(config: dict[str, Any]) -> None:
     check_number("profile.behaviour_epochs", config["profile"]["behaviour_epochs"], 1, 10**6, integer=True)
     check_number("profile.log_transitions", config["profile"]["log_transitions"], 1, 10**9, integer=True)
     source = config["logs"]["source"]
-    env = make_env(config["task"])
+    spaces = task_spaces(config["task"])
     if source is None:
         episodes, description = behaviour_logs(config)
     else:
-        episodes, given = load_episodes(source, env.observation_space, env.action_space, config["task"]["env_id"])
+        episodes, given = load_episodes(source, *spaces, config["task"]["env_id"])
         description = {"source": source, "env_steps": given["env_steps"]}
     quality = {"quality": config["logs"]["name"], "task": config["task"]["name"]}
     name = f"dapbench/{config['task']['name']}/{config['logs']['name']}-v0"
     written = write_logs(
         Path(config["out"]),
         episodes,
-        env.observation_space,
-        env.action_space,
+        *spaces,
         dataset_id=name,
-        env_spec=env.spec,
+        env_spec=gym.spec(config["task"]["env_id"]),
         metadata=quality | description,
     )
-    env.close()
     print(
         f"{config['task']['name']} {config['logs']['name']}: {written['transitions']:,} transitions in "
         f"{written['episodes']} episodes with a mean return of {written['return_mean']:.1f}, in {config['out']}"

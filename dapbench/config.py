@@ -5,7 +5,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dapbench.errors import UserError
 
@@ -63,7 +63,9 @@ def run_command(name: str, function: Callable[[dict[str, Any]], Any], argv: list
     def main(composed: Any) -> None:
         # Kept until Hydra is done: it would print a line of its own, and end a sweep at its first failure.
         try:
-            function(with_params(OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)))
+            config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+            assert isinstance(config, dict)
+            function(with_params(cast(dict[str, Any], config)))
         except MissingMandatoryValue as error:
             failures.append(UserError(f"{error.full_key} is not set; say {error.full_key}=VALUE (see --help)"))
         except UserError as error:

@@ -199,7 +199,8 @@ class PPODAP(OnPolicy):
         log_probs = gaussian_log_prob(data["actions"], mean, log_std)
         ratio = (log_probs - data["log_probs"]).exp()
         surrogate = float(((ratio - 1.0) * self.old_advantages).mean())
-        kl = gaussian_kl(*self.old_policy, mean, log_std).mean().clamp(min=0.0)
+        old_mean, old_log_std = self.old_policy
+        kl = gaussian_kl(old_mean, old_log_std, mean, log_std).mean().clamp(min=0.0)
         gamma, epsilon = self.hp.gamma, float(self.old_advantages.abs().max())
         gained = self.old_imitation_loss - self.whole_imitation_loss()
         return {

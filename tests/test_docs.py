@@ -42,7 +42,7 @@ def test_the_example_task_runs(small: Callable[..., dict[str, Any]], tmp_path: P
     run = build(config)
     fit(run, [])
     assert run.env_steps == 400
-    assert float(run.action_low[0]) == -2.0
+    assert float(run.action_space.low[0]) == -2.0
 
 
 def test_the_walk_through_is_short() -> None:

@@ -19,7 +19,7 @@ from dapbench.on_policy.advantages import discounted_returns_so_far, gae
 from dapbench.on_policy.networks import Critic, GaussianActor
 from dapbench.on_policy.normalization import CLIP, EPSILON, RunningMeanStd
 from dapbench.on_policy.rollout import Collector, Rollout
-from dapbench.on_policy.tasks import env_seeds, make_env, make_envs
+from dapbench.on_policy.tasks import env_seeds, make_envs, task_spaces
 from dapbench.on_policy.updates import Batch, FlatParameters, Update
 
 
@@ -49,6 +49,7 @@ class OnPolicy(pl.LightningModule):
 
     observation_stats: RunningMeanStd
     reward_stats: RunningMeanStd
+    discounted_return: np.ndarray
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -59,10 +60,8 @@ class OnPolicy(pl.LightningModule):
         self.env_steps = 0
         self.metrics: list[dict[str, float]] = []
         self.episodes: list[tuple[float, int]] = []
-        env = make_env(config["task"])
-        self.observation_size, self.action_size = env.observation_space.shape[0], env.action_space.shape[0]
-        self.action_low, self.action_high = env.action_space.low, env.action_space.high
-        env.close()
+        self.observation_space, self.action_space = task_spaces(config["task"])
+        self.observation_size, self.action_size = self.observation_space.shape[0], self.action_space.shape[0]
         self.iteration = 0
         self.observation_stats = RunningMeanStd((self.observation_size,))
         self.reward_stats = RunningMeanStd(())
@@ -218,8 +217,8 @@ class OnPolicy(pl.LightningModule):
         """V of each state [T, E], and of each state that followed: an ended episode's is its true last one."""
         steps, envs = rollout.rewards.shape
         states = np.concatenate([rollout.observations.reshape(-1, self.observation_size), rollout.final_observations])
-        states = self.observation_stats.normalize(torch.as_tensor(states, device=self.device))
-        values = critic(states).double().cpu().numpy()
+        normalized = self.observation_stats.normalize(torch.as_tensor(states, device=self.device))
+        values = critic(normalized).double().cpu().numpy()
         by_step = values[: (steps + 1) * envs].reshape(steps + 1, envs)
         next_values = by_step[1:].copy()
         next_values[rollout.ends] = values[(steps + 1) * envs :]

@@ -28,7 +28,7 @@ def evaluate(module: OnPolicy, episodes: int, seed: int) -> list[float]:
     observation, _ = envs.reset(seed=env_seeds(seed, num_envs, EVALUATION_STREAM))
     running = np.zeros(num_envs)
     while any(len(done) < quota for done, quota in zip(returns, quotas, strict=True)):
-        actions = to_env_actions(mean_action(observation.astype(np.float32)), module.action_low, module.action_high)
+        actions = to_env_actions(mean_action(observation.astype(np.float32)), module.action_space)
         observation, rewards, terminations, truncations, _ = envs.step(actions)
         running += rewards
         for e in np.flatnonzero(terminations | truncations):

@@ -32,9 +32,8 @@ class MLP(nn.Sequential):
 
     def to_numpy(self) -> Callable[[np.ndarray], np.ndarray]:
         """A copy of the network that maps numpy [B, inputs] to [B, outputs]: a third of torch's cost at B = 10."""
-        layers = [
-            (m.weight.detach().cpu().numpy().T.copy(), m.bias.detach().cpu().numpy().copy()) for m in list(self)[::2]
-        ]
+        linear = [m for m in self if isinstance(m, nn.Linear)]
+        layers = [(m.weight.detach().cpu().numpy().T.copy(), m.bias.detach().cpu().numpy().copy()) for m in linear]
 
         def forward(x: np.ndarray) -> np.ndarray:
             for weight, bias in layers[:-1]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from gymnasium.spaces import Box
 from gymnasium.vector import SyncVectorEnv
 
 from dapbench.on_policy.tasks import to_env_actions
@@ -44,10 +45,11 @@ class Collector:
         seeds: one for each environment.
     """
 
-    def __init__(self, envs: SyncVectorEnv, steps: int, seeds: list[int]) -> None:
+    def __init__(self, envs: SyncVectorEnv, steps: int, seeds: list[int | None]) -> None:
         self.envs = envs
         self.steps = steps
-        self.low, self.high = envs.single_action_space.low, envs.single_action_space.high
+        assert isinstance(envs.single_action_space, Box)
+        self.action_space = envs.single_action_space
         self.observation, _ = envs.reset(seed=seeds)
         self.running_return = np.zeros(envs.num_envs)
         self.running_length = np.zeros(envs.num_envs, dtype=np.int64)
@@ -68,7 +70,7 @@ class Collector:
         for t in range(steps):
             observations[t] = self.observation
             actions[t] = mean_action(observations[t]) + noise[t]
-            env_actions = to_env_actions(actions[t], self.low, self.high)
+            env_actions = to_env_actions(actions[t], self.action_space)
             self.observation, rewards[t], terminations[t], truncations, infos = self.envs.step(env_actions)
             np.logical_or(terminations[t], truncations, out=dones[t])
             self.running_return += rewards[t]

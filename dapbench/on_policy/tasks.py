@@ -5,6 +5,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import FlattenObservation
 
@@ -22,12 +23,24 @@ def make_env(task: Mapping[str, Any]) -> gym.Env:
     except (gym.error.Error, TypeError, ValueError) as error:
         message = f"cannot make task {task['name']}: {str(error).splitlines()[0]}; check its file in conf/task"
         raise UserError(message) from error
+    action_space = env.action_space
     for kind, space in (("observation", env.observation_space), ("action", env.action_space)):
-        if not isinstance(space, gym.spaces.Box):
+        if not isinstance(space, Box):
             raise UserError(f"task {task['name']} has the {kind} space {space}; dapbench needs a Box")
-    if len(env.action_space.shape) != 1 or not np.isfinite([env.action_space.low, env.action_space.high]).all():
-        raise UserError(f"task {task['name']} has the action space {env.action_space}; dapbench needs a bounded vector")
-    return env if len(env.observation_space.shape) == 1 else FlattenObservation(env)
+    assert isinstance(action_space, Box)
+    if len(action_space.shape) != 1 or not np.isfinite([action_space.low, action_space.high]).all():
+        raise UserError(f"task {task['name']} has the action space {action_space}; dapbench needs a bounded vector")
+    return env if len(env.observation_space.shape or ()) == 1 else FlattenObservation(env)
+
+
+def task_spaces(task: Mapping[str, Any]) -> tuple[Box, Box]:
+    """The observation and the action space of a task, with the errors of :func:`make_env`."""
+    env = make_env(task)
+    observations, actions = env.observation_space, env.action_space
+    env.close()
+    assert isinstance(observations, Box)
+    assert isinstance(actions, Box)
+    return observations, actions
 
 
 def make_envs(task: Mapping[str, Any], num_envs: int) -> SyncVectorEnv:
@@ -39,16 +52,16 @@ def make_envs(task: Mapping[str, Any], num_envs: int) -> SyncVectorEnv:
     return SyncVectorEnv([lambda: make_env(task)] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
 
 
-def env_seeds(seed: int, num_envs: int, stream: int = 0) -> list[int]:
+def env_seeds(seed: int, num_envs: int, stream: int = 0) -> list[int | None]:
     """One seed for each environment; runs, and streams within a run (0 trains, 1 evaluates), never share one."""
     return [int(word) for word in np.random.SeedSequence([seed, stream]).generate_state(num_envs)]
 
 
-def to_env_actions(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def to_env_actions(actions: np.ndarray, space: Box) -> np.ndarray:
     """Maps policy actions [..., A] from [-1, 1] to the action space's bounds, clipping what lies outside."""
-    return low + (np.clip(actions, -1.0, 1.0) + 1.0) * (0.5 * (high - low))
+    return space.low + (np.clip(actions, -1.0, 1.0) + 1.0) * (0.5 * (space.high - space.low))
 
 
-def to_policy_actions(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def to_policy_actions(actions: np.ndarray, space: Box) -> np.ndarray:
     """The inverse of :func:`to_env_actions` on actions [..., A] within the bounds."""
-    return 2.0 * (actions - low) / (high - low) - 1.0
+    return 2.0 * (actions - space.low) / (space.high - space.low) - 1.0

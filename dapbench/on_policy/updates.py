@@ -180,7 +180,7 @@ class Update:
         indices: Sequence[Tensor],
     ) -> Tensor:
         """The graph: ``unroll`` steps in place; returns the sum of [loss, grad_norm, *metrics] over them."""
-        total: Tensor | float = 0.0
+        total = flat.new_zeros(())
         for i in range(len(indices[0])):
             gradient, (loss, metrics) = self._gradient(flat, self._rows(tables, [index[i] for index in indices]))
             norm = gradient.norm()

@@ -53,6 +53,7 @@ class DiffusionPrior(ActionPrior):
         config: ``width`` and ``depth`` of the denoiser, ``sigma_min``, ``sigma_max`` and ``solver_steps``.
     """
 
+    network: Denoiser
     sigma_data: Tensor
 
     def __init__(self, observation_size: int, action_size: int, config: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from dapbench.config import check_number
 from dapbench.errors import UserError
 from dapbench.files import whole, write_json
 from dapbench.logs import Logs, load_logs
-from dapbench.on_policy.tasks import make_env, to_policy_actions
+from dapbench.on_policy.tasks import task_spaces, to_policy_actions
 from dapbench.on_policy.training import quiet_lightning
 from dapbench.prior.base import ActionPrior, build_prior
 from dapbench.prior.quality import measure
@@ -111,12 +111,10 @@ def pretrain(config: dict[str, Any]) -> None:
     check_pretraining(config)
     torch.set_num_threads(1)
     start = time.perf_counter()
-    env = make_env(config["task"])
-    low, high = env.action_space.low, env.action_space.high
-    logs = load_logs(Path(config["logs_dir"]), env.observation_space, env.action_space, config["task"]["env_id"])
-    env.close()
+    spaces = task_spaces(config["task"])
+    logs = load_logs(Path(config["logs_dir"]), *spaces, config["task"]["env_id"])
     observations = torch.as_tensor(logs.observations)
-    actions = torch.as_tensor(to_policy_actions(logs.actions, low, high)).clamp(-1.0, 1.0)
+    actions = torch.as_tensor(to_policy_actions(logs.actions, spaces[1])).clamp(-1.0, 1.0)
     training, held_out = split(logs, config["prior"]["held_out_share"], config["seed"])
     gaussian = {**config["prior"], "_target_": "dapbench.prior.gaussian.GaussianPrior", "name": "gaussian"}
     quality: dict[str, Any] = {"held_out_transitions": len(held_out), "training_transitions": len(training)}

@@ -47,8 +47,9 @@ def headline(results_dir, profile):
     return f"the headline of {profile['name']}"
 
 def build_report(results_dir, profile):
-    print("over", *sorted(path.name for path in (results_dir / profile["name"]).iterdir()), "with seeds", profile["seeds"])
-    return results_dir / profile["name"] / "report/index.html"
+    folder = results_dir / profile["name"]
+    print("over", *sorted(path.name for path in folder.iterdir()), "with seeds", profile["seeds"])
+    return folder / "report/index.html"
 """
 
 TINY = """
