@@ -8,8 +8,11 @@ from functools import cache
 import networkx as nx
 from dvc.config import Config
 from dvc.dependency import param
-from dvc.repo import Repo
+from dvc.exceptions import DvcException
+from dvc.repo import Repo, lock_repo
 from dvc.scm import SCM, SCMError
+
+from dapbench.errors import UserError
 
 # Every cell, by its stage's name, with the cells that have to end before it starts.
 Plan = dict[str, set[str]]
@@ -21,9 +24,12 @@ def make_plan() -> Plan:
     A stage downstream of a stale one may prove unchanged once its turn comes; DVC then skips it.
     """
     without_git()
-    with Repo() as repo, _params_parsed_once():
-        stale = set(repo.status())
-        graph = nx.relabel_nodes(repo.index.graph, {stage: stage.addressing for stage in repo.index.graph})
+    try:
+        with Repo(_wait_for_lock=True) as repo, lock_repo(repo), _params_parsed_once():
+            stale = set(repo.status())
+            graph = nx.relabel_nodes(repo.index.graph, {stage: stage.addressing for stage in repo.index.graph})
+    except DvcException as error:
+        raise UserError(f"DVC cannot tell what is stale: {' '.join(str(error).split())}") from error
     cells = stale.union(*(nx.ancestors(graph, stage) for stage in stale))  # DVC's edges point at what a stage needs
     return {cell: set(graph.successors(cell)) & cells for cell in cells}
 

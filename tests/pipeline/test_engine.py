@@ -141,6 +141,12 @@ def test_repro_needs_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         repro([])
 
 
+def test_a_broken_lock_file_is_one_line(project: Project) -> None:
+    project.write("dvc.lock", "stages: {online@ti")
+    with pytest.raises(UserError, match=r"DVC cannot tell what is stale: .*dvc\.lock"):
+        repro(["profile=tiny"])
+
+
 def test_the_report_follows_the_params_file(finished: Project) -> None:
     finished.stale("profile.seeds=[0,1,2]")
     code = "import sys; from dapbench.pipeline.engine import report; sys.exit(report(sys.argv[1:]))"
