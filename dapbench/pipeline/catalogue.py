@@ -68,10 +68,12 @@ def cells(params: DictConfig, root: Path) -> dict[str, dict[str, Cell]]:
             "source": sources[-1]["source"],
             "out": f"{results}/overhead/{task}",
         }
+    runs = f"{results}/runs"
     stages["report"][profile.name] = {
         "profile": profile.name,
-        "runs": f"{results}/runs",
-        "overhead": f"{results}/{'overhead' if profile.overhead_tasks else 'runs'}",  # a dependency has to exist
+        "runs": runs,
+        "priors": f"{results}/priors" if stages["pretrain"] else runs,  # a dependency has to exist
+        "overhead": f"{results}/overhead" if stages["overhead"] else runs,
         "out": f"{results}/report",
     }
     return stages

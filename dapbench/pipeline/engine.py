@@ -45,8 +45,11 @@ def _repro(root: Path, overrides: list[str], jobs: int) -> int:
     from dapbench.pipeline.plan import make_plan
     from dapbench.pipeline.schedule import Cells, run_plan
 
-    profile = compose(root, overrides)["profile"]
+    params = compose(root, overrides)
+    profile = params["profile"]
     results = Path("results") / profile["name"]
+    for folder in ("runs", "priors", "overhead"):  # of the report, which is built whatever fails before it
+        Path(params["cells"]["report"][profile["name"]][folder]).mkdir(parents=True, exist_ok=True)
     plan = make_plan()
     cells = Cells(
         command=lambda cell: [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", cell],
