@@ -12,6 +12,7 @@ COMMANDS = {
     "pretrain": ("fit an action prior on logged actions", "dapbench.commands:pretrain"),
     "train": ("train one method on one task", "dapbench.commands:train"),
     "evaluate": ("evaluate a trained policy deterministically", "dapbench.commands:evaluate"),
+    "overhead": ("time and memory of methods relative to PPO", "dapbench.commands:overhead"),
     "report": ("build tables, figures and the report page from results", "dapbench.pipeline.engine:report"),
     "repro": ("run whatever is stale of the whole pipeline, in parallel", "dapbench.pipeline.engine:repro"),
     "track": ("record finished run directories in MLflow", "dapbench.tracking:track_command"),

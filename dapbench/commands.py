@@ -47,3 +47,14 @@ def evaluate(argv: list[str]) -> int:
         evaluate_run(config)
 
     return run_command("evaluate", run, argv)
+
+
+def overhead(argv: list[str]) -> int:
+    """`dapbench overhead`."""
+
+    def run(config: dict[str, Any]) -> None:
+        from dapbench.overhead import overhead
+
+        overhead(config)
+
+    return run_command("overhead", run, ["json=true" if argument == "--json" else argument for argument in argv])

@@ -1,0 +1,5 @@
+"""`python -m dapbench` is the `dapbench` command."""
+
+from dapbench.cli import main
+
+main()
