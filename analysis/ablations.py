@@ -25,6 +25,9 @@ study_tables.ablations(results)
 study_figures.ablation_bars(results)
 
 # %%
+study_tables.priors(results)
+
+# %%
 study_tables.log_qualities(results)
 
 # %%

@@ -13,7 +13,7 @@
 # Any profile's results: set `DAPBENCH_PROFILE` (default `quick`) and, if they lie elsewhere, `DAPBENCH_RESULTS`.
 
 # %%
-from dapbench.report import figures, study_tables, tables
+from dapbench.report import figures, settings_tables, tables
 from dapbench.report.results import open_results
 
 results = open_results()
@@ -43,4 +43,4 @@ tables.wins(results)
 tables.aggregates(results)
 
 # %%
-study_tables.published(results)
+settings_tables.published(results)

@@ -7,7 +7,7 @@ from typing import Any
 
 from dapbench.errors import UserError
 from dapbench.files import write_text
-from dapbench.report import figures, study_figures, study_tables, tables
+from dapbench.report import figures, settings_tables, study_figures, study_tables, tables
 from dapbench.report.items import Item, Table
 from dapbench.report.notebooks import export_notebooks
 from dapbench.report.page import page
@@ -35,7 +35,7 @@ SECTIONS = {
     "Ablations": [study_tables.ablations, study_figures.ablation_bars],
     "Logs": [study_tables.logs, study_tables.priors, study_tables.log_qualities, study_figures.log_quality_curve],
     "Diagnostics": [study_figures.diagnostics],
-    "Settings and published numbers": [study_tables.published, study_tables.hyper_parameters],
+    "Settings and published numbers": [settings_tables.published, settings_tables.hyper_parameters],
 }
 
 
@@ -63,7 +63,7 @@ def build_report(results_dir: Path, profile: Mapping[str, Any], notebooks: bool 
     sections = {heading: [make(results) for make in makers] for heading, makers in SECTIONS.items()}
     for item in (item for group in sections.values() for item in group):
         item.save(report)
-    exported = export_notebooks(report / "notebooks", results_dir, profile["name"]) if notebooks else []
+    exported = export_notebooks(report / "notebooks", results_dir, profile) if notebooks else []
     write_text(report / "index.html", page(results, sections, exported))
     return report / "index.html"
 

@@ -2,21 +2,26 @@
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from dapbench.config import CONF
 from dapbench.errors import UserError
-from dapbench.files import write_text
+from dapbench.files import write_json, write_text
 
 ANALYSIS = CONF.parent / "analysis"
 
 
-def export_notebooks(folder: Path, results_dir: Path, profile: str, sources: Path = ANALYSIS) -> list[Path]:
+def export_notebooks(
+    folder: Path, results_dir: Path, profile: Mapping[str, Any], sources: Path = ANALYSIS
+) -> list[Path]:
     """Executes every notebook of ``sources`` on a profile's results.
 
     Args:
         folder: where <name>.ipynb and <name>.html go.
         results_dir: the root of all profiles' results.
+        profile: composed; the kernels read this very one, whatever conf/ says by then.
 
     Returns:
         The html files; none where the package is installed without the repository's analysis/.
@@ -34,7 +39,9 @@ def export_notebooks(folder: Path, results_dir: Path, profile: str, sources: Pat
     exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="", mermaid_js_url="")
     pages = []
     with tempfile.TemporaryDirectory() as scratch:
-        environment = {**os.environ, "DAPBENCH_PROFILE": profile, "DAPBENCH_RESULTS": str(Path(results_dir).resolve())}
+        write_json(Path(scratch) / "profile.json", dict(profile))
+        environment = {**os.environ, "DAPBENCH_RESULTS": str(Path(results_dir).resolve())}
+        environment |= {"DAPBENCH_PROFILE": str(Path(scratch) / "profile.json")}
         environment |= {"IPYTHONDIR": scratch, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
         for source in sorted(sources.glob("*.py")):
             notebook = jupytext.read(source, fmt="py:percent")

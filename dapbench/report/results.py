@@ -135,9 +135,14 @@ def compose_profile(name: str) -> dict[str, Any]:
 
 
 def open_results() -> Results:
-    """The results that a notebook is of: profile DAPBENCH_PROFILE (quick) under DAPBENCH_RESULTS (results/)."""
+    """The results that a notebook is of: profile DAPBENCH_PROFILE (quick) under DAPBENCH_RESULTS (results/).
+
+    The profile is a name, or a JSON file that holds a whole one.
+    """
     root = os.environ.get("DAPBENCH_RESULTS", CONF.parent / "results")
-    return load_results(Path(root), compose_profile(os.environ.get("DAPBENCH_PROFILE", "quick")))
+    name = os.environ.get("DAPBENCH_PROFILE", "quick")
+    profile = _json(Path(name), ["name"]) if name.endswith(".json") else compose_profile(name)
+    return load_results(Path(root), profile)
 
 
 def load_results(results_dir: Path, profile: Mapping[str, Any]) -> Results:

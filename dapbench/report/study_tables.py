@@ -1,8 +1,6 @@
-"""Tables around the returns: speed, overhead, ablations, log qualities, logs, published numbers, hyper-parameters."""
+"""Tables around the returns: speed, overhead, ablations, log qualities, logs and priors."""
 
 import json
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +9,11 @@ import pandas as pd
 from dapbench.report import statistics
 from dapbench.report.items import Absent, table
 from dapbench.report.results import BASELINE, METRICS, SUBJECT, TIMING_KEYS, Results
+from dapbench.report.settings_tables import changes
 from dapbench.report.style import INTERVAL, counted, digits, listed, logs_text, number, provenance, spread
 from dapbench.report.tables import metric_text, needs, normalised_strata, numbers, verdict
 
 MIB = 2**20
-PUBLISHED_STEPS = 1_000_000
 
 
 def ratio_of_means(first: statistics.Strata, second: statistics.Strata) -> np.ndarray:
@@ -104,13 +102,6 @@ def variants(results: Results, quality: bool) -> list[str]:
     """Methods of the profile's further groups: those that name their own log quality, or the others (ablations)."""
     extra = dict.fromkeys(results.summaries.loc[results.summaries.group != "main", "method"])
     return [m for m in extra if bool(results.method_config(m).get("log_quality")) == quality]
-
-
-def changes(config: Mapping[str, Any], base: Mapping[str, Any]) -> str:
-    """The settings in which a configuration differs from another."""
-    ours, theirs = flattened(config), flattened(base)
-    keys = [k for k in ours | theirs if ours.get(k) != theirs.get(k) and k not in ("name", "title", "_target_")]
-    return ", ".join(f"{key}: {ours.get(key, 'absent')}" for key in keys) or "nothing"
 
 
 @table("ablations", "Ablations of PPO-DAP")
@@ -247,57 +238,3 @@ def priors(results: Results) -> tuple:
     )
     note = "Lower is better. Score: of the proposals at each state; distance: of all proposals pooled over states."
     return sentence, pd.DataFrame(shown), pd.DataFrame(values), note
-
-
-@table("published", "PPO beside published PPO")
-def published(results: Results) -> tuple:
-    """Our PPO's final and evaluation return beside published numbers at 1M steps, each with its own statistic."""
-    needs(results, "final_return", BASELINE)
-    sources = json.loads(Path(__file__).with_name("published_ppo.json").read_text(encoding="utf-8"))
-    tasks = [t for t in results.tasks if len(results.scores("final_return", t, BASELINE))]
-    steps = int(results.summaries.loc[results.summaries.method == BASELINE, "env_steps"].max())
-    shown, values = [], []
-    for task in tasks:
-        row = {"Task": results.titles[task]}
-        for metric in ("final_return", "eval_return"):
-            estimate = statistics.interval(statistics.mean, [results.scores(metric, task, BASELINE)])
-            row[f"Here: {metric_text(metric)}"] = spread(estimate)
-            values.append({"task": task, "source": f"here, {metric}", **numbers(estimate)})
-        for source in sources:
-            score = source["scores"].get(task)
-            decimals = digits(score[:1]) if score else 0
-            row[source["source"]] = " ± ".join(number(v, max(decimals, v % 1 > 0)) for v in score) if score else "–"
-            if score:
-                values.append({"task": task, "source": source["source"], "estimate": score[0]})
-        shown.append(row)
-    same = steps == PUBLISHED_STEPS
-    sentence = f"PPO ran here for {steps:,} steps; the published runs had {PUBLISHED_STEPS:,}"
-    sentence += "." if same else ", so the two do not compare."
-    note = "Versions and statistics differ. " + "; ".join(
-        f"{s['source']}: {s['statistic']} ({s['link']})" for s in sources
-    )
-    return sentence, pd.DataFrame(shown), pd.DataFrame(values), note + "."
-
-
-def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
-@table("hyper_parameters", "Hyper-parameters as run")
-def hyper_parameters(results: Results) -> tuple:
-    """Every setting of every method, from the configurations in the run directories."""
-    if not results.methods:
-        raise Absent("No run ended.")
-    columns, varying = {}, set()
-    for method in results.methods:
-        configs = [flattened(config["method"]) for (_, name), config in results.configs.items() if name == method]
-        columns[results.titles[method]] = configs[0]
-        varying |= {key for config in configs for key in config if config[key] != configs[0].get(key)}
-    keys = [k for k in dict.fromkeys(k for c in columns.values() for k in c) if k not in ("name", "title", "_target_")]
-    rows = [{"Setting": k} | {title: str(c.get(k, "–")).lower() for title, c in columns.items()} for k in keys]
-    sentence = "One configuration per method for all tasks." if not varying else f"Differs by task: {listed(varying)}."
-    return sentence, pd.DataFrame(rows), pd.DataFrame(rows), "–: the method has no such setting."

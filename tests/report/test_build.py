@@ -46,7 +46,7 @@ def test_two_builds_are_the_same_bytes_and_need_nothing_else(made_up_root):
 def test_an_item_has_a_sentence_or_says_why_not(results, make):
     item = make(results)
     assert item.sentence.endswith(".")
-    assert isinstance(item, Skipped) == (item.name == "overhead")
+    assert isinstance(item, Skipped) == (item.name in ("overhead", "priors"))
 
 
 @pytest.mark.parametrize(
@@ -166,19 +166,19 @@ def test_the_headline_is_for_the_terminal(made_up_root, results):
 
 
 def test_notebooks_are_the_same_bytes_twice(tmp_path):
-    profile = made_up.profile(name="quick")
+    profile = made_up.profile()
     made_up.fabricate(tmp_path, profile)
     source = tmp_path / "sources" / "one.py"
     source.parent.mkdir()
     body = "from dapbench.report import tables\nfrom dapbench.report.results import open_results\n\n"
     source.write_text(f"# %% [markdown]\n# # One\n\n# %%\n{body}tables.difference(open_results())\n")
     for name in ("a", "b"):
-        assert export_notebooks(tmp_path / name, tmp_path, "quick", source.parent) == [tmp_path / name / "one.html"]
+        assert export_notebooks(tmp_path / name, tmp_path, profile, source.parent) == [tmp_path / name / "one.html"]
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert b"ALC@40 is above PPO" in (tmp_path / "a" / "one.ipynb").read_bytes()
     source.write_text("# %%\n1 / 0\n")
     with pytest.raises(UserError, match=r"one\.py does not run: ZeroDivisionError"):
-        export_notebooks(tmp_path / "c", tmp_path, "quick", source.parent)
+        export_notebooks(tmp_path / "c", tmp_path, profile, source.parent)
 
 
 def test_the_analysis_notebooks_use_the_reports_own_items():
