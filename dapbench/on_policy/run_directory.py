@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from dapbench.files import write_json, write_text
+from dapbench.on_policy.curves import alc
 
-ALC_EPOCHS = 40
 FINAL_EPISODES = 100
 LOGS_KEYS = ("quality", "transitions", "env_steps", "return_mean", "source")
 PACKAGES = ("dapbench", "torch", "lightning", "gymnasium", "mujoco", "numpy", "peft", "minari", "hydra-core")
@@ -39,21 +39,6 @@ def curve_row(epoch: int, env_steps: int, episodes: Sequence[tuple[float, int]],
     row["episodes"] = len(returns)
     row["length_mean"] = float(lengths.mean()) if len(lengths) else ""
     return row | dict(metrics)
-
-
-def filled(returns: Sequence[float]) -> np.ndarray:
-    """A curve without gaps: an epoch in which no episode ended repeats the last value, leading ones the first."""
-    curve = np.array(returns, dtype=np.float64)
-    known = np.flatnonzero(~np.isnan(curve))
-    if not len(known):
-        return curve
-    return curve[known[np.clip(np.searchsorted(known, np.arange(len(curve)), side="right") - 1, 0, None)]]
-
-
-def alc(returns: Sequence[float], epochs: int = ALC_EPOCHS) -> float | None:
-    """Area under the learning curve over the first ``epochs`` epochs, divided by their number; None if fewer ran."""
-    curve = filled(returns[:epochs])
-    return float(curve.mean()) if len(curve) == epochs and not np.isnan(curve).any() else None
 
 
 def write_curve(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -82,7 +67,7 @@ def summarise(
         evaluation: returns of the deterministic evaluation.
         logs: description of the logs that the method started from, or None.
     """
-    curve = [math.nan if row["return_mean"] == "" else row["return_mean"] for row in rows]
+    area = alc(np.array([math.nan if row["return_mean"] == "" else row["return_mean"] for row in rows]))
     last = episode_returns[-FINAL_EPISODES:]
     return {
         "task": config["task"]["name"],
@@ -91,7 +76,7 @@ def summarise(
         "seed": config["seed"],
         "env_steps": rows[-1]["env_steps"],
         "epochs": len(rows),
-        "alc40": alc(curve),
+        "alc40": None if math.isnan(area) else area,
         "final_return": float(np.mean(last)) if len(last) else None,
         "final_episodes": len(last),
         "eval_return": float(np.mean(evaluation)),

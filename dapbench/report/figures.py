@@ -3,10 +3,11 @@
 import numpy as np
 from matplotlib.ticker import FuncFormatter
 
+from dapbench.on_policy.curves import ALC_EPOCHS
 from dapbench.report import statistics
 from dapbench.report.items import Absent, figure
 from dapbench.report.results import METRICS, SUBJECT, Results
-from dapbench.report.statistics import ALC_EPOCHS, Estimate
+from dapbench.report.statistics import Estimate
 from dapbench.report.style import (
     INTERVAL,
     counted,

@@ -15,8 +15,9 @@ import yaml
 
 from dapbench.config import CONF, choices
 from dapbench.errors import UserError
+from dapbench.on_policy.curves import filled
 from dapbench.profiles import Cell, cells
-from dapbench.report.statistics import Reference, filled, reference_scores
+from dapbench.report.statistics import Reference, reference_scores
 
 KEY = ["task", "method", "seed"]
 BASELINE, SUBJECT = "ppo", "ppo_dap"  # the comparison that the study is about

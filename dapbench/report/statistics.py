@@ -24,7 +24,6 @@ Statistic = Callable[..., np.ndarray]
 REPETITIONS = 10_000
 CURVE_REPETITIONS = 2_000  # for statistics with a value per epoch or threshold, whose resamples are that much larger
 CONFIDENCE = 0.95
-ALC_EPOCHS = 40
 
 
 class Estimate(NamedTuple):
@@ -167,20 +166,6 @@ def paired_difference(first: np.ndarray, second: np.ndarray, repetitions: int = 
 
 
 # ------------------------------------------------------------------------------------------------------------ curves
-
-
-def filled(curve: np.ndarray) -> np.ndarray:
-    """A curve of shape (epochs,) whose empty cells (no episode ended) repeat the last value, leading ones the first."""
-    empty = np.isnan(curve)
-    if empty.all():
-        return curve
-    source = np.maximum.accumulate(np.where(empty, -1, np.arange(len(curve))))
-    return curve[np.where(source < 0, np.argmin(empty), source)]
-
-
-def alc(curve: np.ndarray, epochs: int = ALC_EPOCHS) -> float:
-    """Area under the filled learning curve over its first ``epochs``, divided by them; NaN for a shorter curve."""
-    return float(np.mean(filled(curve[:epochs]))) if len(curve) >= epochs else float("nan")
 
 
 def sample_efficiency(curves: Strata, statistic: Statistic = iqm, repetitions: int = CURVE_REPETITIONS) -> Estimate:

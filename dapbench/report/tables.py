@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from dapbench.on_policy.curves import ALC_EPOCHS
 from dapbench.report import statistics
 from dapbench.report.items import Absent, table
 from dapbench.report.results import BASELINE, METRICS, SUBJECT, Results
@@ -93,9 +94,7 @@ def needs(results: Results, metric: str, *methods: str) -> None:
     """Raises Absent unless there are runs with ``metric`` of each of ``methods``."""
     if results.summaries[metric].isna().all():
         short = metric == "alc40" and len(results.summaries)
-        raise Absent(
-            f"Fewer than {statistics.ALC_EPOCHS} epochs were run, so there is no ALC@40." if short else "No run ended."
-        )
+        raise Absent(f"Fewer than {ALC_EPOCHS} epochs were run, so there is no ALC@40." if short else "No run ended.")
     for method in methods:
         if method not in results.methods:
             raise Absent(f"There are no runs of {results.titles.get(method, method)}.")

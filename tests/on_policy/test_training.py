@@ -14,7 +14,6 @@ from dapbench.config import choices
 from dapbench.errors import UserError
 from dapbench.on_policy.base import OnPolicy
 from dapbench.on_policy.evaluation import evaluate, load_run
-from dapbench.on_policy.run_directory import alc, filled
 from dapbench.on_policy.training import build, fit, train
 
 Small = Callable[..., dict[str, Any]]
@@ -85,14 +84,6 @@ def test_numpy_policy_is_the_networks(small: Small) -> None:
     raw = np.random.default_rng(1).normal(3.0, 2.0, (10, 17)).astype(np.float32)
     expected = module.actor(module.observation_stats.normalize(torch.as_tensor(raw)))[0].detach().numpy()
     np.testing.assert_allclose(module.mean_action()(raw), expected, rtol=1e-4, atol=1e-6)
-
-
-def test_alc_fills_gaps_by_the_last_value() -> None:
-    nan = float("nan")
-    np.testing.assert_array_equal(filled([nan, 1.0, nan, 3.0, nan]), [1.0, 1.0, 1.0, 3.0, 3.0])
-    assert alc([nan, 2.0, nan, 4.0], epochs=4) == pytest.approx((2 + 2 + 2 + 4) / 4)
-    assert alc([1.0], epochs=4) is None
-    assert alc([nan] * 4, epochs=4) is None
 
 
 BAD = {

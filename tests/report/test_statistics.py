@@ -5,6 +5,7 @@ import pandas.util._decorators
 import pytest
 from rliable import metrics
 
+from dapbench.on_policy import curves
 from dapbench.report import statistics
 
 # rliable's bootstrap imports arch 7, which calls a private pandas decorator by its signature before pandas 3.
@@ -64,10 +65,10 @@ def test_committed_references_lie_the_right_way_round():
 
 def test_alc_fills_epochs_in_which_no_episode_ended():
     curve = np.array([np.nan, 2.0, np.nan, 4.0, 100.0])
-    np.testing.assert_allclose(statistics.filled(curve), [2, 2, 2, 4, 100])
-    assert statistics.alc(curve, epochs=4) == pytest.approx(2.5)
-    assert np.isnan(statistics.alc(curve, epochs=6))
-    assert np.isnan(statistics.alc(np.full(3, np.nan), epochs=3))
+    np.testing.assert_allclose(curves.filled(curve), [2, 2, 2, 4, 100])
+    assert curves.alc(curve, epochs=4) == pytest.approx(2.5)
+    assert np.isnan(curves.alc(curve, epochs=6))
+    assert np.isnan(curves.alc(np.full(3, np.nan), epochs=3))
 
 
 def test_a_constant_has_an_interval_of_no_width_and_one_run_has_none():
