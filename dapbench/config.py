@@ -5,9 +5,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from dapbench.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -50,7 +53,6 @@ def run_command(name: str, function: Callable[[dict[str, Any]], Any], argv: list
     """
     import hydra
     from hydra.errors import HydraException
-    from omegaconf import OmegaConf
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
     for argument in argv:
@@ -63,9 +65,7 @@ def run_command(name: str, function: Callable[[dict[str, Any]], Any], argv: list
     def main(composed: Any) -> None:
         # Kept until Hydra is done: it would print a line of its own, and end a sweep at its first failure.
         try:
-            config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-            assert isinstance(config, dict)
-            function(with_params(cast(dict[str, Any], config)))
+            function(resolved(composed))
         except MissingMandatoryValue as error:
             failures.append(UserError(f"{error.full_key} is not set; say {error.full_key}=VALUE (see --help)"))
         except UserError as error:
@@ -85,25 +85,41 @@ def run_command(name: str, function: Callable[[dict[str, Any]], Any], argv: list
     return 0
 
 
-def with_params(config: dict[str, Any]) -> dict[str, Any]:
-    """Takes each slice (task, method, logs, prior by name; profile, behaviour) from the file that ``params`` names."""
-    if config["params"] is None:
-        return config
+def resolved(composed: "DictConfig") -> dict[str, Any]:
+    """The composed configuration as plain values; ``params`` names a file whose slices come before conf/'s.
+
+    The slices (task, method, logs, prior by name; profile, behaviour) are put in before anything is derived from them.
+
+    Raises:
+        UserError: the file is missing, malformed, or of another profile.
+    """
+    from omegaconf import OmegaConf
+
+    if composed.params is not None:
+        OmegaConf.set_struct(composed, False)
+        for group, content in slices_of(Path(composed.params), composed).items():
+            composed[group] = content
+    config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    return cast(dict[str, Any], config)
+
+
+def slices_of(path: Path, composed: "DictConfig") -> dict[str, Any]:
+    """What a params file says of each slice that the composed configuration has."""
     import yaml
 
-    path = Path(config["params"])
+    groups = ("task", "method", "logs", "prior", "profile", "behaviour")
+    named = {group: composed[group].name for group in groups if "name" in (composed.get(group) or {})}
     try:
         params = yaml.safe_load(path.read_text(encoding="utf-8"))
-        slices = {
-            group: params[group] if group in ("profile", "behaviour") else params[group][config[group]["name"]]
-            for group in ("task", "method", "logs", "prior", "profile", "behaviour")
-            if isinstance(config.get(group), Mapping)
-        }
+        slices = {g: params[g] if g in ("profile", "behaviour") else params[g][name] for g, name in named.items()}
     except OSError as error:
         raise UserError(f"cannot read params={path}: {error.strerror}; dapbench repro composes it") from error
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise UserError(f"params={path} lacks what this command needs ({error}); dapbench repro composes it") from error
-    return config | slices
+    if slices["profile"]["name"] != named["profile"]:
+        given = slices["profile"]["name"]
+        raise UserError(f"params={path} is of profile {given}; compose it anew for profile={named['profile']}")
+    return slices
 
 
 def check_number(name: str, value: Any, low: float, high: float, integer: bool = False) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from dapbench.config import CONF, with_params
+from dapbench.config import CONF, resolved
 
 
 @pytest.fixture(autouse=True)
@@ -24,11 +24,10 @@ def compose() -> Callable[..., dict[str, Any]]:
     """Composes a command's configuration: compose("train", "task=hopper", ...)."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
-    from omegaconf import OmegaConf
 
     def composed(name: str, *overrides: str) -> dict[str, Any]:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return with_params(OmegaConf.to_container(hydra_compose(name, list(overrides)), resolve=True))
+            return resolved(hydra_compose(name, list(overrides)))
 
     return composed
 

@@ -1,11 +1,15 @@
 """The command line: help, Hydra's syntax, and bad input in one line."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from dapbench.cli import main
 from dapbench.config import choices
+from dapbench.errors import UserError
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *argv: str) -> int:
@@ -71,3 +75,21 @@ def test_bad_input_is_one_line(
     assert said.startswith("dapbench: ")
     assert "\n" not in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_params_come_before_what_is_derived_from_them(tmp_path: Path, compose: Callable[..., dict[str, Any]]) -> None:
+    content = {
+        "profile": {"name": "smoke", "compile": True, "log_quality": "expert"},
+        "task": {"ant": {"name": "ant", "env_id": "Ant-v5", "env_kwargs": {}}},
+        "method": {"ppo": {"name": "ppo", "gamma": 0.5}},
+    }
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(content))
+    config = compose("train", f"params={path}", "task=ant", "profile=smoke")
+    assert config["compile"] is True
+    assert config["method"] == {"name": "ppo", "gamma": 0.5}
+    assert config["logs_dir"] == "results/smoke/logs/ant/expert"
+    with pytest.raises(UserError, match="is of profile smoke; compose it anew for profile=quick"):
+        compose("train", f"params={path}", "task=ant")
+    with pytest.raises(UserError, match="lacks what this command needs"):
+        compose("train", f"params={path}", "task=hopper", "profile=smoke")

@@ -18,6 +18,7 @@ from dapbench.files import write_json, write_text
 from dapbench.on_policy.curves import alc
 
 FINAL_EPISODES = 100
+PROFILE_KEYS = ("name", "epochs", "epoch_steps", "schedule_epochs", "eval_episodes")
 LOGS_KEYS = ("quality", "transitions", "env_steps", "return_mean", "source")
 PACKAGES = ("dapbench", "torch", "lightning", "gymnasium", "mujoco", "numpy", "peft", "minari", "hydra-core")
 
@@ -69,6 +70,9 @@ def summarise(
     """
     area = alc(np.array([math.nan if row["return_mean"] == "" else row["return_mean"] for row in rows]))
     last = episode_returns[-FINAL_EPISODES:]
+    # Where a run lies, and what other runs there are, says nothing of what it is.
+    stated = {k: v for k, v in config.items() if k not in ("out", "params", "logs_dir", "prior_dir", "tracking")}
+    stated["profile"] = {key: config["profile"][key] for key in PROFILE_KEYS}
     return {
         "task": config["task"]["name"],
         "method": config["method"]["name"],
@@ -83,8 +87,7 @@ def summarise(
         "eval_std": float(np.std(evaluation)),
         "eval_episodes": len(evaluation),
         "logs": logs and {key: logs.get(key) for key in LOGS_KEYS},
-        # Where a run is written and read says nothing of what it is.
-        "config": {k: v for k, v in config.items() if k not in ("out", "params", "logs_dir", "prior_dir", "tracking")},
+        "config": stated,
     }
 
 

@@ -99,6 +99,7 @@ def train(config: dict[str, Any]) -> None:
     if (out / "summary.json").exists():
         raise UserError(f"out={out} already holds a finished run; choose another folder or remove it")
     module, curve = build(config), Curve()
+    (out / "failure.json").unlink(missing_ok=True)  # of an earlier try
     module.clock.seconds["startup"] = time.perf_counter() - start
     identity = {"task": config["task"]["name"], "method": config["method"]["name"], "seed": config["seed"]}
     identity |= {"profile": config["profile"]["name"]}
