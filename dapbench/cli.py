@@ -3,16 +3,19 @@
 import importlib
 import os
 import sys
+from typing import Any
 
+from dapbench.config import CONF, choices, run_command
 from dapbench.errors import UserError
 
-# Sub-command: what it does, and the function (module:name) that takes the arguments after it.
+# Sub-command: what it does, and its function (module:name). Where conf/ has a file of the command's name, Hydra
+# composes the function's configuration from it; the others read their arguments themselves.
 COMMANDS = {
-    "collect": ("log a behaviour policy's actions as a Minari dataset", "dapbench.commands:collect"),
-    "pretrain": ("fit an action prior on logged actions", "dapbench.commands:pretrain"),
-    "train": ("train one method on one task", "dapbench.commands:train"),
-    "evaluate": ("evaluate a trained policy deterministically", "dapbench.commands:evaluate"),
-    "overhead": ("time and memory of methods relative to PPO", "dapbench.commands:overhead"),
+    "collect": ("log a behaviour policy's actions as a Minari dataset", "dapbench.collect:collect"),
+    "pretrain": ("fit an action prior on logged actions", "dapbench.prior.pretraining:pretrain"),
+    "train": ("train one method on one task", "dapbench.on_policy.training:train"),
+    "evaluate": ("evaluate a trained policy deterministically", "dapbench.on_policy.evaluation:evaluate_run"),
+    "overhead": ("time and memory of methods relative to PPO", "dapbench.overhead:overhead"),
     "report": ("build tables, figures and the report page from results", "dapbench.pipeline.engine:report"),
     "repro": ("run whatever is stale of the whole pipeline, in parallel", "dapbench.pipeline.engine:repro"),
     "track": ("record finished run directories in MLflow", "dapbench.tracking:track_command"),
@@ -21,13 +24,23 @@ COMMANDS = {
 
 def usage() -> str:
     """The help of `dapbench` itself, with the tasks and methods there are."""
-    from dapbench.config import choices
-
     lines = ["usage: dapbench COMMAND [key=value ...]", "", "commands:"]
     lines += [f"  {name:<10} {text}" for name, (text, _) in COMMANDS.items()]
     lines += ["", *(f"{group}s: {' '.join(choices(group))}" for group in ("task", "method", "profile"))]
     lines += ["", "dapbench COMMAND --help explains a command; for example:"]
     return "\n".join([*lines, "  dapbench train task=hopper method=ppo seed=0 profile=quick out=runs/first"])
+
+
+def run(name: str, argv: list[str]) -> int:
+    """Runs a sub-command; what it needs is imported only once its arguments stand, so that --help is quick."""
+    module, function = COMMANDS[name][1].split(":")
+
+    def command(argument: Any) -> Any:
+        return getattr(importlib.import_module(module), function)(argument)
+
+    if not (CONF / f"{name}.yaml").is_file():
+        return command(argv)
+    return run_command(name, command, ["json=true" if argument == "--json" else argument for argument in argv])
 
 
 def main() -> None:
@@ -40,8 +53,7 @@ def main() -> None:
     try:
         if name not in COMMANDS:
             raise UserError(f"unknown command '{name}'; choose one of {', '.join(COMMANDS)}")
-        module, function = COMMANDS[name][1].split(":")
-        status = getattr(importlib.import_module(module), function)(argv)
+        status = run(name, argv)
     except UserError as error:
         print(f"dapbench: {error}", file=sys.stderr)
         status = 2

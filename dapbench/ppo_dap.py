@@ -23,7 +23,7 @@ from dapbench.on_policy.base import OnPolicy
 from dapbench.on_policy.networks import Critic
 from dapbench.on_policy.rollout import Rollout
 from dapbench.on_policy.updates import Batch, Update
-from dapbench.prior.base import build_prior, read_prior
+from dapbench.prior.base import Guidance, build_prior, read_prior
 
 
 class PPODAP(OnPolicy):
@@ -109,8 +109,9 @@ class PPODAP(OnPolicy):
             ``proposal_states`` and ``proposal_observations`` [M, O], ``kept`` [M, m, A], the moments of all K
             (``prior_mean``, ``prior_log_std`` [M, A]), and Q's gain of the kept over the mean proposal [M].
         """
-        guide = self.q_gradient if self.hp.guidance_scale > 0 else None
-        actions = self.prior.sample(states, noise, guide, observations, self.hp.guidance_scale)
+        scale = self.hp.guidance_scale
+        guidance = Guidance(self.q_gradient, observations, scale) if scale > 0 else None
+        actions = self.prior.sample(states, noise, guidance)
         q_values = self.q_of(observations, actions)
         # Gumbel-top-m draws m of K without replacement, each with its energy weight (Kool et al. 2019).
         gumbel = -torch.log(-torch.log(uniform.clamp(1e-6, 1.0 - 1e-6)))

@@ -133,3 +133,15 @@ def test_curve_has_the_dual_proximal_terms(stepped: PPODAP) -> None:
     assert set(terms) == {"policy_kl", "bound_surrogate", "bound_policy_shift", "bound_imitation", "bound_prior_drift"}
     assert terms["bound_policy_shift"] >= 0
     assert terms["bound_prior_drift"] == 0.5
+
+
+@pytest.mark.slow
+def test_compiled_equals_eager(make: Make) -> None:
+    """The sampler, Q's fit and the policy's update as compiled graphs, over a few iterations from the same start."""
+    eager, compiled = make("profile.epochs=3"), make("profile.epochs=3", "compile=true")
+    for module in (eager, compiled):
+        fit(module, [])
+    for name in ("policy", "q", "prior"):
+        ours, theirs = compiled.updates[name].flat, eager.updates[name].flat
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(compiled.proposals["kept"], eager.proposals["kept"], rtol=1e-3, atol=1e-3)

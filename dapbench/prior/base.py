@@ -1,8 +1,9 @@
 """What every action prior p(a | s) has: its own state statistics, a network, losses and low-rank adapters."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -10,13 +11,31 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dapbench.errors import UserError
+from dapbench.losses import guidance_step
 
 STATE_CLIP = 10.0
-# ∇_a Q [M, K, A] at the policy's observations [M, O] and actions [M, K, A].
-Guide = Callable[[Tensor, Tensor], Tensor]
 
 
-class ActionPrior(nn.Module):
+class Guidance(NamedTuple):
+    """What proposals move along while they are drawn.
+
+    Attributes:
+        gradient: maps ``observations`` and actions [M, K, A] to ∇_a Q [M, K, A].
+        observations: the states [M, O] as Q reads them.
+        scale: α_max, the longest step.
+    """
+
+    gradient: Callable[[Tensor, Tensor], Tensor]
+    observations: Tensor
+    scale: float
+
+    def step(self, actions: Tensor, sigma: Tensor, sigma_data: Tensor) -> Tensor:
+        """``actions`` after one step at noise level σ, within [-1, 1]."""
+        gradient = self.gradient(self.observations, actions)
+        return (actions + guidance_step(gradient, sigma, sigma_data, self.scale)).clamp(-1.0, 1.0)
+
+
+class ActionPrior(nn.Module, ABC):
     """A conditional density over actions scaled to [-1, 1], pretrained on logged (s, a).
 
     Derived classes have a ``network`` and define :meth:`corrupt`, :meth:`predict`, :meth:`fit_loss`, :meth:`drift`,
@@ -51,40 +70,26 @@ class ActionPrior(nn.Module):
         """The random inputs [B, ...] that :meth:`predict` needs beside states and actions [B, A]."""
         return {}
 
+    @abstractmethod
     def predict(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The network's prediction for ``states`` [B, O] (standardised), ``actions`` [B, A] and the corruption."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fit_loss(self, prediction: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """The pretraining loss, a scalar, of a prediction."""
-        raise NotImplementedError
 
+    @abstractmethod
     def drift(self, prediction: Tensor, previous: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """How far a prediction is from the one of the previous prior, a scalar in the units of :meth:`fit_loss`."""
-        raise NotImplementedError
 
-    def sample(
-        self,
-        states: Tensor,
-        noise: Tensor,
-        guide: Guide | None = None,
-        observations: Tensor | None = None,
-        guidance_scale: float = 0.0,
-    ) -> Tensor:
-        """Proposals [M, K, A] in [-1, 1].
-
-        Args:
-            states: [M, O], standardised by :meth:`standardise`.
-            noise: standard normal, [M, K, A].
-            guide: gives the gradient to follow; None draws from the prior as it is.
-            observations: [M, O], the same states as the guide reads them.
-            guidance_scale: α_max, the longest step along the guide.
-        """
-        raise NotImplementedError
+    @abstractmethod
+    def sample(self, states: Tensor, noise: Tensor, guidance: Guidance | None = None) -> Tensor:
+        """Proposals [M, K, A] in [-1, 1] at standardised ``states`` [M, O], from normal ``noise`` [M, K, A]."""
 
     def compile_sampler(self, compile: bool) -> None:
         """Compiles what :meth:`sample` repeats, if there is anything worth it."""
 
+    @abstractmethod
     def forward(self, states: Tensor, actions: Tensor, level: Tensor, noise: Tensor) -> Tensor:
         """−log p(a | s) [B], or an unbiased estimate of a bound on it up to a constant.
 
@@ -93,7 +98,6 @@ class ActionPrior(nn.Module):
             level: [B] uniform in [0, 1), from which a noise level is drawn where one is needed.
             noise: [B, A] standard normal.
         """
-        raise NotImplementedError
 
     def surprise(self, states: Tensor, actions: Tensor, level: Tensor, noise: Tensor) -> Tensor:
         """:meth:`forward` with ψ frozen: its gradient reaches ``actions`` and no weight, trainable or not."""

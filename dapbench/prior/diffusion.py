@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dapbench.losses import diffusion_bound, edm_loss, guidance_step
+from dapbench.losses import diffusion_bound, edm_loss
 from dapbench.on_policy.updates import maybe_compile
-from dapbench.prior.base import ActionPrior, Guide
+from dapbench.prior.base import ActionPrior, Guidance
 
 LOG_SIGMA_MEAN, LOG_SIGMA_STD = -1.2, 1.2  # P_mean and P_std (Karras et al. 2022, Table 1)
 RHO = 7.0
@@ -99,34 +99,16 @@ class DiffusionPrior(ActionPrior):
         high, low = self.config["sigma_max"] ** (1 / RHO), self.config["sigma_min"] ** (1 / RHO)
         return [(high + i / max(n - 1, 1) * (low - high)) ** RHO for i in range(n)] + [0.0]
 
-    def estimate(
-        self,
-        embedded: Tensor,
-        noisy: Tensor,
-        sigma: Tensor,
-        guide: Guide | None,
-        observations: Tensor | None,
-        guidance_scale: float,
-    ) -> Tensor:
-        """The denoised actions [M, K, A], moved along the guide; compiled by the caller as the sampler's one step."""
+    def estimate(self, embedded: Tensor, noisy: Tensor, sigma: Tensor, guidance: Guidance | None) -> Tensor:
+        """The denoised actions [M, K, A], moved along the guidance: the one thing that each solver step does."""
         shared = embedded.unsqueeze(1).expand(-1, noisy.shape[1], -1)
         denoised = self.denoise(shared, noisy, sigma).clamp(-1.0, 1.0)
-        if guide is None or observations is None:
-            return denoised
-        step = guidance_step(guide(observations, denoised), sigma, self.sigma_data, guidance_scale)
-        return (denoised + step).clamp(-1.0, 1.0)
+        return denoised if guidance is None else guidance.step(denoised, sigma, self.sigma_data)
 
-    def sample(
-        self,
-        states: Tensor,
-        noise: Tensor,
-        guide: Guide | None = None,
-        observations: Tensor | None = None,
-        guidance_scale: float = 0.0,
-    ) -> Tensor:
+    def sample(self, states: Tensor, noise: Tensor, guidance: Guidance | None = None) -> Tensor:
         """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order at one denoiser call a step.
 
-        Each denoised estimate first moves along the guide (:func:`dapbench.losses.guidance_step`).
+        Each denoised estimate first moves along the guidance (:func:`dapbench.losses.guidance_step`).
         """
         sigmas = self.schedule()
         embedded = self.network.embed(states)
@@ -134,7 +116,7 @@ class DiffusionPrior(ActionPrior):
         previous, previous_step = None, 0.0
         for sigma, next_sigma in pairwise(sigmas):
             level = x.new_full((1, 1, 1), sigma)
-            denoised = self.estimate(embedded, x, level, guide, observations, guidance_scale)
+            denoised = self.estimate(embedded, x, level, guidance)
             if next_sigma == 0.0:
                 return denoised
             step = math.log(sigma / next_sigma)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dapbench.losses import gaussian_kl, gaussian_log_prob, guidance_step
-from dapbench.prior.base import ActionPrior, Guide
+from dapbench.losses import gaussian_kl, gaussian_log_prob
+from dapbench.prior.base import ActionPrior, Guidance
 
 LOG_STD_RANGE = (-5.0, 1.0)
 
@@ -42,23 +42,12 @@ class GaussianPrior(ActionPrior):
         """E KL(previous ‖ now), in nats."""
         return gaussian_kl(*previous.chunk(2, -1), *prediction.chunk(2, -1)).mean()
 
-    def sample(
-        self,
-        states: Tensor,
-        noise: Tensor,
-        guide: Guide | None = None,
-        observations: Tensor | None = None,
-        guidance_scale: float = 0.0,
-    ) -> Tensor:
-        """μ + σ · noise, moved once along the guide by at most α_max."""
+    def sample(self, states: Tensor, noise: Tensor, guidance: Guidance | None = None) -> Tensor:
+        """μ + σ · noise, moved once along the guidance by at most α_max."""
         mean, log_std = self.predict({"states": states}).unsqueeze(1).chunk(2, -1)
         actions = (mean + log_std.exp() * noise).clamp(-1.0, 1.0)
-        if guide is None or observations is None:
-            return actions
         # One step has no noise level to shrink with: σ_d = 0 makes the bound α_max itself.
-        one, zero = actions.new_ones(()), actions.new_zeros(())
-        step = guidance_step(guide(observations, actions), one, zero, guidance_scale)
-        return (actions + step).clamp(-1.0, 1.0)
+        return actions if guidance is None else guidance.step(actions, actions.new_ones(()), actions.new_zeros(()))
 
     def forward(self, states: Tensor, actions: Tensor, level: Tensor, noise: Tensor) -> Tensor:
         """−log p(a | s) [B], exact."""

@@ -9,7 +9,7 @@ import torch
 
 from dapbench.errors import UserError
 from dapbench.losses import gaussian_kl
-from dapbench.prior.base import ActionPrior, build_prior
+from dapbench.prior.base import ActionPrior, Guidance, build_prior
 from dapbench.prior.quality import energy_distance, energy_score
 
 CONFIG = {"width": 16, "depth": 1, "solver_steps": 5, "sigma_min": 0.02, "sigma_max": 5.0}
@@ -80,7 +80,7 @@ def test_guidance_raises_q_and_stays_within_bounds(kind: str) -> None:
 
     with torch.no_grad():
         plain = prior.sample(states, noise)
-        guided = prior.sample(states, noise, guide, states, 0.3)
+        guided = prior.sample(states, noise, Guidance(guide, states, 0.3))
     assert guided.abs().max() <= 1.0
     assert (guided - target).norm(dim=-1).mean() < (plain - target).norm(dim=-1).mean() - 0.1
 
