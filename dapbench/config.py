@@ -3,7 +3,7 @@
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -130,6 +130,12 @@ def check_number(name: str, value: Any, low: float, high: float, integer: bool =
         raise UserError(f"{name}={value} is not {wanted} from {low:g} to {high:g}")
 
 
+def check_choice(name: str, value: Any, valid: Sequence[str]) -> None:
+    """Raises a UserError unless ``value`` is one of ``valid``."""
+    if value not in valid:
+        raise UserError(f"{name}={value} is not one of {', '.join(valid)}")
+
+
 def check_run(config: Mapping[str, Any]) -> None:
     """Refuses a configuration of ``dapbench train`` or ``collect`` that cannot run.
 
@@ -159,5 +165,4 @@ def check_run(config: Mapping[str, Any]) -> None:
         raise UserError(
             f"method.minibatch_size={method['minibatch_size']} is not from 2 to the rollout's {rollout} steps"
         )
-    if config.get("device", "cpu") not in ("cpu", "cuda"):
-        raise UserError(f"device={config['device']} is not one of cpu, cuda")
+    check_choice("device", config.get("device", "cpu"), ("cpu", "cuda"))

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dapbench.config import check_choice, check_number
+from dapbench.errors import UserError
 from dapbench.losses import (
     energy_weights,
     gaussian_entropy,
@@ -25,6 +27,46 @@ from dapbench.on_policy.rollout import Rollout
 from dapbench.on_policy.updates import Batch, Update
 from dapbench.prior.base import Guidance, build_prior, read_prior
 
+RANGES = {
+    "state_share": (0.0, 1.0),
+    "guidance_scale": (0.0, 2.0),
+    "beta": (0.0, 1e3),
+    "beta_anneal": (0.0, 1.0),
+    "imitation_weight": (0.0, 1e3),
+    "imitation_decay": (1e-6, 1e6),
+    "kl_weight": (0.0, 1e3),
+    "prior_std_min": (1e-6, 10.0),
+    "q_learning_rate": (0.0, 1.0),
+    "tuning_learning_rate": (0.0, 1.0),
+    "tuning_anchor": (0.0, 1e6),
+}
+COUNTS = ("kept", "q_epochs", "q_minibatch_size", "lora_rank", "tuning_every", "tuning_steps", "tuning_batch_size")
+
+
+def check_settings(method: dict[str, Any]) -> None:
+    """Refuses hyper-parameters that cannot run.
+
+    Raises:
+        UserError: names the first bad value and the valid ones.
+    """
+    for key, (low, high) in RANGES.items():
+        check_number(f"method.{key}", method[key], low, high)
+    for key in COUNTS:
+        check_number(f"method.{key}", method[key], 1, 10**6, integer=True)
+    check_number("method.proposals", method["proposals"], 2, 10**4, integer=True)  # one has no spread
+    check_number("method.kept", method["kept"], 1, method["proposals"], integer=True)
+    check_choice("method.kl_form", method["kl_form"], ("moments", "score"))
+    check_choice("method.tuning", method["tuning"], ("lora", "full", "frozen"))
+    rollout = method["num_envs"] * method["rollout_steps"]
+    minibatches = rollout // method["minibatch_size"]
+    if round(method["state_share"] * rollout) < minibatches:
+        raise UserError(
+            f"method.state_share={method['state_share']} leaves some of a rollout's {minibatches} minibatches without "
+            f"a state with proposals; it is at least {minibatches / rollout:g}"
+        )
+    for key in ("q_minibatch_size", "tuning_batch_size"):
+        check_number(f"method.{key}", method[key], 1, rollout, integer=True)
+
 
 class PPODAP(OnPolicy):
     """PPO-DAP. Its own hyper-parameters are explained in conf/method/ppo_dap.yaml."""
@@ -35,6 +77,7 @@ class PPODAP(OnPolicy):
     @classmethod
     def complete(cls, config: dict[str, Any]) -> dict[str, Any]:
         """Puts the pretrained prior's configuration and its logs' description into the run's configuration."""
+        check_settings(config["method"])
         content = read_prior(Path(config["prior_dir"]) / "prior.ckpt")
         return config | {"prior": content["config"], "logs": content["logs"]}
 

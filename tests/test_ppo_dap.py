@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from dapbench.errors import UserError
 from dapbench.on_policy.base import OnPolicy
 from dapbench.on_policy.training import build, fit
 from dapbench.ppo_dap import PPODAP
@@ -145,3 +146,25 @@ def test_compiled_equals_eager(make: Make) -> None:
         ours, theirs = compiled.updates[name].flat, eager.updates[name].flat
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(compiled.proposals["kept"], eager.proposals["kept"], rtol=1e-3, atol=1e-3)
+
+
+BAD = {
+    "method.proposals=1": "method.proposals=1 is not a whole number from 2",
+    "method.kept=9": "method.kept=9 is not a whole number from 1 to 8",
+    "method.state_share=0.001": "method.state_share=0.001 leaves some of a rollout's 4 minibatches without",
+    "method.state_share=2": "method.state_share=2 is not a number from 0 to 1",
+    "method.imitation_decay=0": "method.imitation_decay=0",
+    "method.kl_form=exact": "method.kl_form=exact is not one of moments, score",
+    "method.tuning=qlora": "method.tuning=qlora is not one of lora, full, frozen",
+    "method.tuning_every=0": "method.tuning_every=0",
+    "method.q_minibatch_size=1000": "method.q_minibatch_size=1000 is not a whole number from 1 to 200",
+    "method.beta=hot": "method.beta=hot is not a number",
+}
+
+
+@pytest.mark.parametrize(("override", "message"), BAD.items())
+def test_bad_settings_are_one_line(make: Make, override: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        make(override)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
