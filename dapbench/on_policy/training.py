@@ -3,6 +3,7 @@
 import logging
 import time
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,16 @@ def fit(module: OnPolicy, callbacks: list[pl.Callback]) -> pl.Trainer:
         enable_model_summary=False,
         callbacks=callbacks,
     )
-    trainer.fit(module, list(range(iterations)))
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    run_trainer(trainer, module, list(range(iterations)))
     return trainer
+
+
+def run_trainer(trainer: pl.Trainer, module: pl.LightningModule, data: Iterable[Any]) -> None:
+    """``trainer.fit``, but Ctrl-C stays KeyboardInterrupt: Lightning would end the process without a word."""
+    try:
+        trainer.fit(module, data)
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
 
 
 def train(config: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from dapbench.errors import UserError
 from dapbench.files import whole, write_json
 from dapbench.logs import Logs, load_logs
 from dapbench.on_policy.tasks import task_spaces, to_policy_actions
-from dapbench.on_policy.training import quiet_lightning
+from dapbench.on_policy.training import quiet_lightning, run_trainer
 from dapbench.prior.base import ActionPrior, build_prior
 from dapbench.prior.quality import measure
 
@@ -83,9 +83,7 @@ def fit_prior(prior: ActionPrior, observations: Tensor, actions: Tensor, batches
         ],
     )
     sampler = BatchSampler(draws, batch_size, drop_last=True)
-    trainer.fit(Pretraining(prior, seed + 1), DataLoader(data, sampler=sampler, batch_size=None))
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    run_trainer(trainer, Pretraining(prior, seed + 1), DataLoader(data, sampler=sampler, batch_size=None))
 
 
 def check_pretraining(config: Mapping[str, Any]) -> None:

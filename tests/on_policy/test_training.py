@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,22 @@ def test_divergence_names_epoch_and_quantity(small: Small, tmp_path: Path, monke
     assert failure["epoch"] == 2
     assert failure["quantity"] == "parameters"
     assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_ctrl_c_ends_the_run_and_leaves_no_half_result(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(OnPolicy, "finish", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(small, tmp_path / "run", "task=reacher")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not (tmp_path / "run").exists()
 
 
 def test_damaged_checkpoints_are_refused(small: Small, tmp_path: Path) -> None:
