@@ -10,6 +10,7 @@ import torch
 
 from dapbench.errors import UserError
 from dapbench.on_policy.base import OnPolicy
+from dapbench.on_policy.checkpoints import read_checkpoint
 from dapbench.on_policy.tasks import env_seeds, make_envs, to_env_actions
 
 EVALUATION_STREAM = 1
@@ -48,15 +49,13 @@ def load_run(run_dir: Path) -> OnPolicy:
     path = run_dir / "model.ckpt"
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}; dapbench train out={run_dir} makes one (or: dvc pull)")
+    checkpoint = read_checkpoint(path, "dapbench checkpoint", ("config", "state_dict"), "train the run again")
+    module = module_class(checkpoint["config"])(checkpoint["config"])
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        module = module_class(checkpoint["config"])(checkpoint["config"])
         module.load_state_dict(checkpoint["state_dict"])
-    except UserError:
-        raise
-    except Exception as error:  # torch.load raises many kinds for a damaged file; each means the same here
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} is not a readable dapbench checkpoint ({reason}); train the run again") from error
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"the weights of {path} do not fit its method ({reason}); train the run again") from error
     return module
 
 

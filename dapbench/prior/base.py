@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from dapbench.errors import UserError
 from dapbench.losses import guidance_step
+from dapbench.on_policy.checkpoints import read_checkpoint
 
 STATE_CLIP = 10.0
 
@@ -150,15 +151,8 @@ def read_prior(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError(f"no prior at {path}; make one with dapbench collect and dapbench pretrain, or dapbench repro")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        missing = {"config", "state_dict", "logs", "observation_size", "action_size"} - set(content)
-    except Exception as error:  # torch.load raises many kinds for a damaged file; each means the same here
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} is not a readable prior ({reason}); run dapbench pretrain again") from error
-    if missing:
-        raise UserError(f"{path} is not a prior: it lacks {', '.join(sorted(missing))}; run dapbench pretrain again")
-    return content
+    keys = ("config", "state_dict", "logs", "observation_size", "action_size")
+    return read_checkpoint(path, "prior", keys, "run dapbench pretrain again")
 
 
 def build_prior(observation_size: int, action_size: int, config: Mapping[str, Any]) -> ActionPrior:
