@@ -1,6 +1,7 @@
 """The engine that runs cells as processes of this machine."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -44,26 +45,40 @@ class Local:
         It sees its command fail and goes by itself.
         """
         deadline = time.monotonic() + GRACE_SECONDS
+        groups = {process.pid for process in list(self._running)}
+        told: set[psutil.Process] = set()
         try:
-            while self._running and time.monotonic() < deadline:
+            while (self._running or any(map(is_alive, told))) and time.monotonic() < deadline:
                 for process in list(self._running):
-                    _terminate_children(process.pid)
-                time.sleep(0.2)
+                    groups.add(process.pid)
+                    _tell_children(process.pid, told)
+                time.sleep(0.1)
         finally:
-            for process in list(self._running):
-                _kill_group(process.pid)
+            for group in groups:
+                _kill_group(group)
 
 
-def _terminate_children(pid: int) -> None:
+def is_alive(process: psutil.Process) -> bool:
+    """Whether a process still does something; a dead one that its parent has yet to reap does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _tell_children(pid: int, told: set[psutil.Process]) -> None:
+    """Tells the descendants of ``pid`` that are not among ``told`` to end, and adds them."""
     try:
         for child in psutil.Process(pid).children(recursive=True):
-            child.terminate()
+            if child not in told:
+                told.add(child)
+                child.terminate()
     except psutil.NoSuchProcess:
         return  # it ended by itself
 
 
-def _kill_group(pid: int) -> None:
+def _kill_group(group: int) -> None:
     try:
-        os.killpg(pid, 9)
+        os.killpg(group, signal.SIGKILL)
     except ProcessLookupError:
-        return  # it ended by itself
+        return  # all of it has ended

@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from dapbench.pipeline.params import compose
@@ -151,6 +153,14 @@ class Project:
             path for path in (self.root / "results").rglob("*") if path.is_file() and "cell_logs" not in path.parts
         ]
         return {str(path.relative_to(self.root)): path.read_text(encoding="utf-8") for path in files}
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Waits for ``condition`` to hold; fails after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.05)
 
 
 REPRO = "import sys; from dapbench.pipeline.engine import repro; sys.exit(repro(sys.argv[1:]))"

@@ -2,16 +2,34 @@
 
 import signal
 import subprocess
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
-from small_project import ALL_CALLS, REPRO, Project
+from small_project import ALL_CALLS, REPRO, Project, wait_until
 
 from dapbench.errors import UserError
 from dapbench.pipeline.engine import report, repro
+from dapbench.pipeline.local import Local, is_alive
 from dapbench.pipeline.schedule import Cells, run_plan
+
+# A command that takes a second to end once it is told to.
+SLOW_TO_END = """
+import signal, time
+
+def end(*_):
+    print("told", flush=True)
+    time.sleep(1)
+    print("ended", flush=True)
+    raise SystemExit
+
+signal.signal(signal.SIGTERM, end)
+print("started", flush=True)
+time.sleep(60)
+"""
 
 
 def test_a_failed_cell_stops_only_what_needs_it(project: Project) -> None:
@@ -54,11 +72,24 @@ def test_sigterm_ends_the_cells_and_the_next_run_goes_on(project: Project) -> No
     _, error = driver.communicate(timeout=30)
     assert driver.returncode != 0
     assert "the same command goes on from here" in error.decode()
-    assert not any(cell.is_running() for cell in cells)
+    wait_until(lambda: not any(is_alive(cell) for cell in cells))
 
     project.calls()
     assert project.repro(*argv).returncode == 0
     assert project.calls() == ["report report", "train runs/hopper/ppo/0"]
+
+
+def test_stop_waits_for_the_command_that_outlives_its_parent(project: Project) -> None:
+    project.write("slow.py", SLOW_TO_END)
+    log = project.root / "log"
+    dvc = ["sh", "-c", f"sh -c '{sys.executable} slow.py; true'; true"]
+    engine = Local()
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(engine.run, dvc, log)
+        wait_until(lambda: log.exists() and "started" in log.read_text())
+        engine.stop()
+        assert ended.done()
+    assert "ended" in log.read_text()
 
 
 class _FakeEngine:
