@@ -16,6 +16,8 @@ from dapbench.on_policy.updates import Batch, FlatParameters, Update
 class PPG(OnPolicy):
     """PPO's policy phases, and an auxiliary phase after every ``policy_phases`` of them."""
 
+    state = (*OnPolicy.state, "memory")
+
     def build(self) -> None:
         super().build()
         self.auxiliary_value = nn.Linear(self.hp.hidden[-1], 1)

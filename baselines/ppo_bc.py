@@ -18,6 +18,8 @@ from dapbench.on_policy.updates import Batch, Update
 class PPOBC(OnPolicy):
     """PPO after behaviour cloning; it tells what the logs alone are worth."""
 
+    state = (*OnPolicy.state, "logs")
+
     def make_updates(self) -> dict[str, Update]:
         updates = super().make_updates()
         rate = {"learning_rate": self.hp.warm_start_learning_rate}
@@ -27,7 +29,7 @@ class PPOBC(OnPolicy):
     def load_inputs(self) -> None:
         spaces = self.observation_space, self.action_space
         logs = load_logs(Path(self.config["logs_dir"]), *spaces, self.config["task"]["env_id"])
-        self.config["logs"] = logs.description
+        self.logs = logs.description
         returns = reverse_recurrence(logs.rewards[:, None], self.hp.gamma * ~logs.ends[:, None])[:, 0]
         self.observation_stats.update(logs.observations)
         if self.hp.scale_rewards:
@@ -50,7 +52,7 @@ class PPOBC(OnPolicy):
         return cloning + value, {"cloning": cloning, "value": value}
 
     def logs_description(self) -> dict[str, Any]:
-        return self.config["logs"]
+        return self.logs
 
     def tensor(self, array: np.ndarray) -> Tensor:
         """A float32 tensor on the module's device."""

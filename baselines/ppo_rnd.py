@@ -22,6 +22,8 @@ class PPORND(OnPolicy):
     ``intrinsic_weight=0`` a run equals PPO's to the last bit. The return reported is the extrinsic one.
     """
 
+    state = (*OnPolicy.state, "intrinsic_return", "rnd_generator")
+
     def build(self) -> None:
         super().build()
         self.target, self.predictor = (

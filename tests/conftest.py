@@ -1,12 +1,20 @@
 """What every test shares: small configurations, one thread, and no tracking outside a temporary folder."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box
 
 from dapbench.config import CONF, resolved
+from dapbench.logs import Episode, write_logs
+from dapbench.on_policy.tasks import make_env
+from dapbench.prior.base import build_prior
+
+Small = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +40,18 @@ def compose() -> Callable[..., dict[str, Any]]:
     return composed
 
 
+PRIOR = {"width": 16, "depth": 1, "solver_steps": 3, "sigma_min": 0.02, "sigma_max": 5.0}
+KINDS = {"diffusion": "dapbench.prior.diffusion.DiffusionPrior", "gaussian": "dapbench.prior.gaussian.GaussianPrior"}
+SIZES = {
+    "auxiliary_minibatch_size": 100,
+    "policy_phases": 2,
+    "q_minibatch_size": 50,
+    "state_share": 0.5,
+    "tuning_every": 1,
+    "tuning_batch_size": 20,
+    "warm_start_epochs": 1,
+    "warm_start_minibatch_size": 50,
+}
 SMALL = (
     "profile=smoke",
     "profile.epoch_steps=200",
@@ -47,3 +67,42 @@ SMALL = (
 def small(compose: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     """A run of two epochs of 200 steps, eager: small("task=reacher", "method=ppo", ...)."""
     return lambda *overrides: compose("train", *SMALL, *overrides)
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Callable[[str], list[str]]:
+    """Makes small logs and priors for a task; returns the overrides that name them."""
+
+    def make(task: dict[str, Any]) -> list[str]:
+        env = make_env(task)
+        rng = np.random.default_rng(0)
+        o, a = env.observation_space.shape[0], env.action_space.shape[0]
+        low, high = env.action_space.low, env.action_space.high
+        ended = np.arange(60) == 59
+        episodes = [
+            Episode(rng.normal(size=(61, o)), rng.uniform(low, high, (60, a)), rng.normal(size=60), ended, ~ended)
+            for _ in range(3)
+        ]
+        space = Box(-np.inf, np.inf, (o,), np.float64)
+        write_logs(tmp_path / "logs", episodes, space, env.action_space, dataset_id="test/t-v0", metadata={})
+        env.close()
+        for kind, target in KINDS.items():
+            build_prior(o, a, {"_target_": target, **PRIOR}).save(tmp_path / kind / "prior.ckpt", {"quality": "test"})
+        return [f"logs_dir={tmp_path}/logs", f"prior_dir={tmp_path}/${{oc.select:method.prior,none}}"]
+
+    for kind in KINDS:
+        (tmp_path / kind).mkdir()
+    return make
+
+
+@pytest.fixture
+def config_of(small: Small, inputs: Callable[..., list[str]]) -> Small:
+    """The small configuration of a method with its inputs made: config_of("ppg", "hopper", ...)."""
+
+    def config(method: str, task: str, *overrides: str) -> dict[str, Any]:
+        plain = small(f"task={task}", f"method={method}")
+        sizes = [f"method.{name}={value}" for name, value in SIZES.items() if name in plain["method"]]
+        given = inputs(plain["task"]) if plain["method"]["starts_from"] != "nothing" else []
+        return small(f"task={task}", f"method={method}", *sizes, *given, *overrides)
+
+    return config

@@ -8,68 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box
 
 from dapbench.config import choices
-from dapbench.logs import Episode, write_logs
 from dapbench.on_policy.base import OnPolicy
 from dapbench.on_policy.evaluation import load_run
 from dapbench.on_policy.tasks import make_env
 from dapbench.on_policy.training import build, fit, train
-from dapbench.prior.base import build_prior
 
 Small = Callable[..., dict[str, Any]]
-PRIOR = {"width": 16, "depth": 1, "solver_steps": 3, "sigma_min": 0.02, "sigma_max": 5.0}
-KINDS = {"diffusion": "dapbench.prior.diffusion.DiffusionPrior", "gaussian": "dapbench.prior.gaussian.GaussianPrior"}
-SIZES = {
-    "auxiliary_minibatch_size": 100,
-    "policy_phases": 2,
-    "q_minibatch_size": 50,
-    "state_share": 0.5,
-    "tuning_every": 1,
-    "tuning_batch_size": 20,
-    "warm_start_epochs": 1,
-    "warm_start_minibatch_size": 50,
-}
-
-
-@pytest.fixture
-def inputs(tmp_path: Path) -> Callable[[str], list[str]]:
-    """Makes small logs and priors for a task; returns the overrides that name them."""
-
-    def make(task: dict[str, Any]) -> list[str]:
-        env = make_env(task)
-        rng = np.random.default_rng(0)
-        o, a = env.observation_space.shape[0], env.action_space.shape[0]
-        low, high = env.action_space.low, env.action_space.high
-        ended = np.arange(60) == 59
-        episodes = [
-            Episode(rng.normal(size=(61, o)), rng.uniform(low, high, (60, a)), rng.normal(size=60), ended, ~ended)
-            for _ in range(3)
-        ]
-        space = Box(-np.inf, np.inf, (o,), np.float64)
-        write_logs(tmp_path / "logs", episodes, space, env.action_space, dataset_id="test/t-v0", metadata={})
-        env.close()
-        for kind, target in KINDS.items():
-            build_prior(o, a, {"_target_": target, **PRIOR}).save(tmp_path / kind / "prior.ckpt", {"quality": "test"})
-        return [f"logs_dir={tmp_path}/logs", f"prior_dir={tmp_path}/${{oc.select:method.prior,none}}"]
-
-    for kind in KINDS:
-        (tmp_path / kind).mkdir()
-    return make
-
-
-@pytest.fixture
-def config_of(small: Small, inputs: Callable[..., list[str]]) -> Small:
-    """The small configuration of a method with its inputs made: config_of("ppg", "hopper", ...)."""
-
-    def config(method: str, task: str, *overrides: str) -> dict[str, Any]:
-        plain = small(f"task={task}", f"method={method}")
-        sizes = [f"method.{name}={value}" for name, value in SIZES.items() if name in plain["method"]]
-        given = inputs(plain["task"]) if plain["method"]["starts_from"] != "nothing" else []
-        return small(f"task={task}", f"method={method}", *sizes, *given, *overrides)
-
-    return config
 
 
 @pytest.mark.parametrize("method", choices("method"))
@@ -162,7 +108,7 @@ def test_ppg_runs_its_auxiliary_phase_every_n_iterations(config_of: Small) -> No
     module = build(config_of("ppg", "reacher", "method.policy_phases=2", "profile.epochs=3"))
     head = module.auxiliary_value.weight.clone()
     fit(module, [])
-    assert module.updates["auxiliary"].optimizer.state_dict()["state"][0]["step"] == 6 * (2 * 200 // 100)
+    assert module.updates["auxiliary"].optimizer.state_dict()["state"][0]["step"] == 3 * (2 * 200 // 100)
     assert len(module.memory) == 1
     assert not torch.equal(head, module.auxiliary_value.weight)
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import numpy as np
@@ -19,6 +19,8 @@ from dapbench.on_policy.advantages import discounted_returns_so_far, gae
 from dapbench.on_policy.networks import Critic, GaussianActor
 from dapbench.on_policy.normalization import CLIP, EPSILON, RunningMeanStd
 from dapbench.on_policy.rollout import Collector, Rollout
+from dapbench.on_policy.run_directory import stated
+from dapbench.on_policy.snapshots import pack, restore, snapshot
 from dapbench.on_policy.tasks import env_seeds, make_envs, task_spaces
 from dapbench.on_policy.updates import Batch, FlatParameters, Update
 
@@ -41,12 +43,21 @@ class OnPolicy(pl.LightningModule):
 
     Hooks, in the order of an iteration: :meth:`build` (networks), :meth:`make_updates` (their optimisers),
     :meth:`prepare` (after the rollout), :meth:`estimate` (advantages, once per epoch or per rollout),
-    :meth:`loss` (one minibatch), :meth:`finish` (after the epochs).
+    :meth:`loss` (one minibatch), :meth:`finish` (after the epochs). What a method carries from one iteration to the
+    next beside parameters, buffers and optimisers it names in ``state``, so that a stopped run can go on.
 
     Args:
         config: a run's resolved configuration (``task``, ``method``, ``profile``, ``seed``, ``compile``, ...).
     """
 
+    state: ClassVar[tuple[str, ...]] = (
+        "iteration",
+        "env_steps",
+        "episodes",
+        "discounted_return",
+        "generator",
+        "noise",
+    )
     observation_stats: RunningMeanStd
     reward_stats: RunningMeanStd
     discounted_return: np.ndarray
@@ -63,6 +74,7 @@ class OnPolicy(pl.LightningModule):
         self.observation_space, self.action_space = task_spaces(config["task"])
         self.observation_size, self.action_size = self.observation_space.shape[0], self.action_space.shape[0]
         self.iteration = 0
+        self.saved: dict[str, Any] | None = None  # what a stopped run left
         self.observation_stats = RunningMeanStd((self.observation_size,))
         self.reward_stats = RunningMeanStd(())
         self.generator = torch.Generator().manual_seed(config["seed"])
@@ -255,11 +267,25 @@ class OnPolicy(pl.LightningModule):
         envs = make_envs(self.config["task"], self.hp.num_envs)
         self.collector = Collector(envs, self.hp.rollout_steps, env_seeds(self.config["seed"], self.hp.num_envs))
         self.discounted_return = np.zeros(self.hp.num_envs)
-        self.load_inputs()
+        if self.saved is None:
+            self.load_inputs()
+        else:
+            restore(self, self.saved["module"])
+            self.collector.restore(self.saved["collector"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Puts the configuration beside the weights, so that a checkpoint can be rebuilt from itself."""
-        checkpoint["config"] = self.config
+        """Puts the configuration beside the weights, so that a checkpoint can be rebuilt from itself.
+
+        While the run is at work, also all that it needs to go on from here to the same last bit.
+        """
+        checkpoint["config"] = stated(self.config)
+        if self.trainer.training:
+            checkpoint["run"] = {"module": snapshot(self, self.state), "collector": self.collector.snapshot()}
+        checkpoint |= {name: pack(content) for name, content in checkpoint.items() if name != "state_dict"}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps what :meth:`on_fit_start` restores."""
+        self.saved = checkpoint.get("run")
 
     def on_fit_end(self) -> None:
         """Closes the environments."""

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box
 from gymnasium.vector import SyncVectorEnv
 
+from dapbench.on_policy import snapshots
 from dapbench.on_policy.tasks import to_env_actions
+
+STATE = ("observation", "running_return", "running_length")
 
 
 @dataclass
@@ -94,3 +98,14 @@ class Collector:
             np.array(returns),
             np.array(lengths, dtype=np.int64),
         )
+
+    def snapshot(self) -> dict[str, Any]:
+        """Where the episodes are: the state of every environment, what it showed last, the returns so far."""
+        environments = [snapshots.environment_state(env) for env in self.envs.envs]
+        return {"environments": environments} | snapshots.snapshot(self, STATE)
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Puts the environments where :meth:`snapshot` found them."""
+        for env, state in zip(self.envs.envs, saved["environments"], strict=True):
+            snapshots.restore_environment(env, state)
+        snapshots.restore(self, {name: saved[name] for name in STATE})

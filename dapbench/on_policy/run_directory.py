@@ -20,6 +20,7 @@ from dapbench.on_policy.curves import alc
 FINAL_EPISODES = 100
 PROFILE_KEYS = ("name", "epochs", "epoch_steps", "schedule_epochs", "eval_episodes")
 LOGS_KEYS = ("quality", "transitions", "env_steps", "return_mean", "source")
+WHERE = ("out", "params", "logs_dir", "prior_dir", "tracking", "checkpoint_epochs")  # of a configuration
 PACKAGES = ("dapbench", "torch", "lightning", "gymnasium", "mujoco", "numpy", "peft", "minari", "hydra-core")
 
 
@@ -70,9 +71,6 @@ def summarise(
     """
     area = alc(np.array([math.nan if row["return_mean"] == "" else row["return_mean"] for row in rows]))
     last = episode_returns[-FINAL_EPISODES:]
-    # Where a run lies, and what other runs there are, says nothing of what it is.
-    stated = {k: v for k, v in config.items() if k not in ("out", "params", "logs_dir", "prior_dir", "tracking")}
-    stated["profile"] = {key: config["profile"][key] for key in PROFILE_KEYS}
     return {
         "task": config["task"]["name"],
         "method": config["method"]["name"],
@@ -87,8 +85,14 @@ def summarise(
         "eval_std": float(np.std(evaluation)),
         "eval_episodes": len(evaluation),
         "logs": logs and {key: logs.get(key) for key in LOGS_KEYS},
-        "config": stated,
+        "config": stated(config),
     }
+
+
+def stated(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration says of a run, without where it lies and what other runs there are."""
+    settings = {name: value for name, value in config.items() if name not in WHERE}
+    return settings | {"profile": {key: config["profile"][key] for key in PROFILE_KEYS}}
 
 
 def write_timing(path: Path, seconds: Mapping[str, float], wall: float, steps_per_second: float) -> None:

@@ -17,6 +17,7 @@ from dapbench.files import whole, write_json
 from dapbench.on_policy.base import Divergence, OnPolicy
 from dapbench.on_policy.evaluation import evaluate, module_class
 from dapbench.on_policy.progress import Progress
+from dapbench.on_policy.resume import Resume
 from dapbench.on_policy.run_directory import curve_row, summarise, write_curve, write_timing
 
 
@@ -42,6 +43,14 @@ class Curve(pl.Callback):
         self.episodes_seen = len(module.episodes)
         module.metrics.clear()
 
+    def state_dict(self) -> dict[str, Any]:
+        """The curve so far, for a checkpoint."""
+        return {"rows": self.rows, "episodes_seen": self.episodes_seen}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over the curve of a stopped run."""
+        self.rows, self.episodes_seen = state_dict["rows"], state_dict["episodes_seen"]
+
     def steps_per_second(self, module: OnPolicy) -> float:
         """Environment steps per second of training without the first iteration's compilation."""
         start, steps = self.first_iteration_end or (0.0, 0)
@@ -63,8 +72,8 @@ def build(config: dict[str, Any]) -> OnPolicy:
     return method(method.complete(config))
 
 
-def fit(module: OnPolicy, callbacks: list[pl.Callback]) -> pl.Trainer:
-    """Trains ``module`` for its budget on one core (and one GPU if ``device`` says so).
+def fit(module: OnPolicy, callbacks: list[pl.Callback], resume_from: Path | None = None) -> pl.Trainer:
+    """Trains ``module`` for its budget on one core (and one GPU if ``device`` says so), from its start or a saved run.
 
     Raises:
         Divergence: a loss, a parameter or an observation is no longer finite.
@@ -83,14 +92,16 @@ def fit(module: OnPolicy, callbacks: list[pl.Callback]) -> pl.Trainer:
         enable_model_summary=False,
         callbacks=callbacks,
     )
-    run_trainer(trainer, module, list(range(iterations)))
+    run_trainer(trainer, module, list(range(iterations)), resume_from)
     return trainer
 
 
-def run_trainer(trainer: pl.Trainer, module: pl.LightningModule, data: Iterable[Any]) -> None:
+def run_trainer(
+    trainer: pl.Trainer, module: pl.LightningModule, data: Iterable[Any], resume_from: Path | None = None
+) -> None:
     """``trainer.fit``, but Ctrl-C stays KeyboardInterrupt: Lightning would end the process without a word."""
     try:
-        trainer.fit(module, data)
+        trainer.fit(module, data, ckpt_path=resume_from, weights_only=True)
     except SystemExit as error:
         raise KeyboardInterrupt from error
 
@@ -106,20 +117,22 @@ def train(config: dict[str, Any]) -> None:
     if (out / "summary.json").exists():
         raise UserError(f"out={out} already holds a finished run; choose another folder or remove it")
     module, curve = build(config), Curve()
+    resume = Resume(module, config["checkpoint_epochs"])
     (out / "failure.json").unlink(missing_ok=True)  # of an earlier try
     module.clock.seconds["startup"] = time.perf_counter() - start
     identity = {"task": config["task"]["name"], "method": config["method"]["name"], "seed": config["seed"]}
     identity |= {"profile": config["profile"]["name"]}
     try:
-        trainer = fit(module, [curve, Progress()])
+        trainer = fit(module, [curve, Progress(), resume], resume.found())
     except Divergence as error:
         epoch = len(curve.rows) + 1
         failure = identity | {"epoch": epoch, "quantity": error.quantity, "message": str(error)}
-        write_json(out / "failure.json", failure | {"last_good_checkpoint": None})
+        write_json(out / "failure.json", failure | {"last_good_checkpoint": resume.last_good()})
         if config["tracking"]:
             record(out)
         run = f"{identity['task']} {identity['method']} seed {identity['seed']}"
-        raise UserError(f"{run} stopped in epoch {epoch}: {error}") from error
+        left = resume.last_good() or f"none, the first is saved after epoch {resume.every}"
+        raise UserError(f"{run} stopped in epoch {epoch}: {error} (last good checkpoint: {left})") from error
     speed = curve.steps_per_second(module)
     with module.clock("evaluation"):
         evaluation = evaluate(module, config["profile"]["eval_episodes"], config["seed"])
@@ -130,6 +143,7 @@ def train(config: dict[str, Any]) -> None:
     summary = summarise(module.config, curve.rows, returns, evaluation, module.logs_description())
     write_json(out / "summary.json", summary)
     write_timing(out / "timing.json", module.clock.seconds, time.perf_counter() - start, speed)
+    resume.remove()
     if config["tracking"]:
         with module.clock("tracking"):
             record(out)

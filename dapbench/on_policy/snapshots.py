@@ -1,0 +1,122 @@
+"""Snapshots of what a stopped run goes on from beside weights and optimisers: plain values, generators, environments.
+
+A snapshot holds only what ``torch.load(weights_only=True)`` reads: numbers, strings, tensors, lists and dictionaries.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+import torch
+
+PLAIN = (bool, int, float, type(None))
+# What a fresh copy of the environment has just the same: the model, the spaces, what draws it, what it was made from.
+LEFT = (mujoco.MjModel, gym.Env, gym.Space, gym.envs.registration.EnvSpec)
+LEFT_NAMES = ("mujoco_renderer", "screen", "clock")
+
+
+class NotPlain(Exception):
+    """A value that no snapshot can hold."""
+
+
+def pack(value: Any) -> Any:
+    """``value`` as plain values and tensors, of which equal ones are saved as equal bytes.
+
+    Raises:
+        NotPlain: it is, or holds, an object of another kind.
+    """
+    if isinstance(value, np.ndarray | np.generic) and value.dtype != object:
+        return {"numpy": torch.from_numpy(np.array(value)), "scalar": isinstance(value, np.generic)}
+    if isinstance(value, torch.Generator):
+        return value.get_state()
+    if isinstance(value, np.random.Generator):
+        return value.bit_generator.state
+    if isinstance(value, str):
+        return sys.intern(value)  # pickle writes a string once and then points at it, if it is the same object
+    if isinstance(value, PLAIN):
+        return value
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    if isinstance(value, list | tuple):
+        return type(value)(pack(item) for item in value)
+    if isinstance(value, dict):
+        return {pack(key): pack(item) for key, item in value.items()}
+    raise NotPlain(type(value).__name__)
+
+
+def unpack(packed: Any, current: Any = None) -> Any:
+    """What :func:`pack` was given; a generator is the ``current`` one, set back."""
+    if isinstance(current, torch.Generator):
+        return current.set_state(packed)
+    if isinstance(current, np.random.Generator):
+        current.bit_generator.state = packed
+        return current
+    if isinstance(packed, dict) and packed.keys() == {"numpy", "scalar"}:
+        array = packed["numpy"].numpy()
+        return array[()] if packed["scalar"] else array
+    if isinstance(packed, list | tuple):
+        return type(packed)(unpack(item) for item in packed)
+    if isinstance(packed, dict):
+        return {key: unpack(item) for key, item in packed.items()}
+    return packed
+
+
+def snapshot(owner: object, names: Sequence[str]) -> dict[str, Any]:
+    """The attributes ``names`` of ``owner``, packed."""
+    return {name: pack(getattr(owner, name)) for name in names}
+
+
+def restore(owner: object, packed: dict[str, Any]) -> None:
+    """Sets the attributes that :func:`snapshot` took."""
+    for name, value in packed.items():
+        setattr(owner, name, unpack(value, getattr(owner, name, None)))
+
+
+def environment_state(env: gym.Env) -> list[dict[str, Any]]:
+    """The whole state of an environment, from the outermost wrapper inwards.
+
+    Of each layer its plain attributes (a time limit's count, for instance) and its random numbers; of a MuJoCo
+    simulation every array, since observations may read what only the last step has computed (contact forces, say).
+
+    Raises:
+        NotPlain: the environment keeps state in an object that cannot be told apart, so it cannot be resumed.
+    """
+    layers = []
+    while True:
+        inner = env is env.unwrapped
+        layer: dict[str, Any] = {}
+        for name, value in vars(env).items():
+            if isinstance(value, mujoco.MjData):
+                layer[name] = _simulation(value)
+            elif not (isinstance(value, LEFT) or name in LEFT_NAMES or callable(value)):
+                layer[name] = pack(value)
+        layers.append(layer)
+        if inner:
+            return layers
+        env = env.env  # type: ignore[attr-defined]
+
+
+def restore_environment(env: gym.Env, layers: list[dict[str, Any]]) -> None:
+    """Gives a fresh environment that has been reset once the state that :func:`environment_state` took."""
+    for layer in layers:
+        for name, packed in layer.items():
+            current = getattr(env, name, None) if name != "_np_random" else env.unwrapped.np_random
+            if isinstance(current, mujoco.MjData):
+                for field, value in packed.items():
+                    if field == "time":
+                        current.time = value
+                    elif getattr(current, field).shape == value.shape:  # else the solver's own, made anew in each step
+                        getattr(current, field)[...] = value.numpy()
+            else:
+                setattr(env, name, unpack(packed, current))
+        env = getattr(env, "env", env)
+
+
+def _simulation(data: mujoco.MjData) -> dict[str, Any]:
+    """Every array of a simulation but the contacts' and constraints', which each step makes anew, and its time."""
+    fields = {name: getattr(data, name) for name in dir(data) if not name.startswith(("_", "efc_", "contact"))}
+    arrays = {name: torch.from_numpy(a.copy()) for name, a in fields.items() if isinstance(a, np.ndarray) and a.size}
+    return {"time": data.time} | arrays
