@@ -16,6 +16,7 @@ COMMANDS = {
     "train": ("train one method on one task", "dapbench.on_policy.training:train"),
     "evaluate": ("evaluate a trained policy deterministically", "dapbench.on_policy.evaluation:evaluate_run"),
     "overhead": ("time and memory of methods relative to PPO", "dapbench.overhead:overhead"),
+    "throughput": ("steps per second beside the bare environments, SB3 and SBX", "dapbench.throughput:throughput"),
     "report": ("build tables, figures and the report page from results", "dapbench.pipeline.engine:report"),
     "repro": ("run whatever is stale of the whole pipeline, in parallel", "dapbench.pipeline.engine:repro"),
     "track": ("record finished run directories in MLflow", "dapbench.tracking:track_command"),
