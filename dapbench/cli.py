@@ -15,6 +15,7 @@ COMMANDS = {
     "pretrain": ("fit an action prior on logged actions", "dapbench.prior.pretraining:pretrain"),
     "train": ("train one method on one task", "dapbench.on_policy.training:train"),
     "evaluate": ("evaluate a trained policy deterministically", "dapbench.on_policy.evaluation:evaluate_run"),
+    "render": ("film a trained policy", "dapbench.render:render"),
     "overhead": ("time and memory of methods relative to PPO", "dapbench.overhead:overhead"),
     "throughput": ("steps per second beside the bare environments, SB3 and SBX", "dapbench.throughput:throughput"),
     "report": ("build tables, figures and the report page from results", "dapbench.pipeline.engine:report"),
