@@ -146,6 +146,7 @@ def check_run(config: Mapping[str, Any]) -> None:
     check_number("seed", config["seed"], 0, 2**31 - 1, integer=True)
     for key in ("epochs", "epoch_steps", "schedule_epochs", "eval_episodes"):
         check_number(f"profile.{key}", profile[key], 1, 10**9, integer=True)
+    check_number("profile.unroll", profile["unroll"], 1, 100, integer=True)
     for key in POSITIVE_INTEGERS:
         check_number(f"method.{key}", method[key], 1, 10**6, integer=True)
     for key, (low, high) in RANGES.items():

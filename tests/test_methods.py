@@ -36,6 +36,19 @@ def test_every_method_runs_on_every_task(config_of: Small, method: str, task: st
     fit(build(config_of(method, task, "profile.epochs=1")), [])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["ppo", "ppg", "ppo_rnd", "ppo_bc", "ppo_gap", "ppo_dap"])
+def test_compiled_equals_eager(config_of: Small, method: str) -> None:
+    """All of a method's updates and its sampler, over 24 policy updates and the rollouts between them."""
+    config = config_of(method, "reacher", "profile.epochs=3", "profile.schedule_epochs=9", "profile.unroll=2")
+    eager, compiled = build(config), build(config | {"compile": True})
+    for module in (eager, compiled):
+        fit(module, [])
+    assert eager.updates.keys() == compiled.updates.keys()
+    for name, update in eager.updates.items():
+        assert (compiled.updates[name].flat - update.flat).norm() <= 1e-4 * update.flat.norm(), name
+
+
 @pytest.mark.parametrize("method", ["ppo_dap", "ppo_bc"])
 def test_missing_inputs_are_one_clear_error(small: Small, tmp_path: Path, method: str) -> None:
     from dapbench.errors import UserError

@@ -200,6 +200,7 @@ class OnPolicy(pl.LightningModule):
             "eps": self.hp.adam_eps,
             "max_grad_norm": self.hp.max_grad_norm,
             "compile": self.config["compile"],
+            "unroll": self.config["profile"]["unroll"],
         }
         return Update(parameters, loss, **defaults | options)
 

@@ -130,7 +130,7 @@ class DiffusionPrior(ActionPrior):
 
     def compile_sampler(self, compile: bool) -> None:
         """Compiles one solver step: the whole solver as one graph takes five times as long to compile."""
-        self.estimate = maybe_compile(self.estimate, compile)  # type: ignore[method-assign]
+        self.estimate = maybe_compile(self.estimate, compile, self.state_mean.device)  # type: ignore[method-assign]
 
     def forward(self, states: Tensor, actions: Tensor, level: Tensor, noise: Tensor) -> Tensor:
         """The diffusion's variational bound on −log p(a | s), at one noise level σ with ln σ uniform."""
