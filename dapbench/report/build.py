@@ -7,7 +7,15 @@ from typing import Any
 
 from dapbench.errors import UserError
 from dapbench.files import write_text
-from dapbench.report import figures, settings_tables, study_figures, study_tables, tables
+from dapbench.report import (
+    figures,
+    policies,
+    proposal_items,
+    settings_tables,
+    study_figures,
+    study_tables,
+    tables,
+)
 from dapbench.report.items import Item, Table
 from dapbench.report.notebooks import export_notebooks
 from dapbench.report.page import page
@@ -31,9 +39,11 @@ SECTIONS = {
         figures.performance_profile,
         figures.improvement,
     ],
+    "Films": [policies.policy_films],
     "Cost": [study_tables.speed, study_tables.overhead, study_figures.time_parts, study_figures.memory],
     "Ablations": [study_tables.ablations, study_figures.ablation_bars],
     "Logs": [study_tables.logs, study_tables.priors, study_tables.log_qualities, study_figures.log_quality_curve],
+    "Proposals": [proposal_items.proposals, proposal_items.proposal_map, proposal_items.action_marginals],
     "Diagnostics": [study_figures.diagnostics],
     "Settings and published numbers": [settings_tables.published, settings_tables.hyper_parameters],
 }

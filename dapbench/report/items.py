@@ -1,7 +1,7 @@
-"""Tables and figures as items of the report: a title, a sentence computed from the data, and what is shown.
+"""Tables, figures and films as items of the report: a title, a sentence computed from the data, and what is shown.
 
-A function that makes one is decorated with `table` or `figure`. It raises `Absent` where its data are not there; the
-item is then a `Skipped` one whose sentence says why. All three show themselves in Jupyter.
+A function that makes one is decorated with `table`, `figure` or `films`. It raises `Absent` where its data are not
+there; the item is then a `Skipped` one whose sentence says why. All of them show themselves in Jupyter.
 """
 
 import base64
@@ -38,6 +38,10 @@ class Item:
         """The item's content as HTML."""
         return ""
 
+    def files(self) -> dict[str, str]:
+        """What links to the item's files say, and the files' places below the report."""
+        return {}
+
     def save(self, folder: Path) -> list[Path]:
         """Writes the item's files under ``folder``."""
         return []
@@ -68,13 +72,17 @@ class Table(Item):
     values: pd.DataFrame
     note: str = ""
 
+    def files(self) -> dict[str, str]:
+        """The table's csv, md and tex."""
+        return {form: f"tables/{self.name}.{form}" for form in ("csv", "md", "tex")}
+
     def save(self, folder: Path) -> list[Path]:
         """Writes tables/<name>.csv, .md and .tex."""
-        stem = folder / "tables" / self.name
-        contents = {".csv": self.values.to_csv(index=False), ".md": self.markdown(), ".tex": self.latex()}
-        for suffix, content in contents.items():
-            write_text(stem.with_suffix(suffix), content)
-        return [stem.with_suffix(suffix) for suffix in contents]
+        contents = {"csv": self.values.to_csv(index=False), "md": self.markdown(), "tex": self.latex()}
+        paths = {form: folder / place for form, place in self.files().items()}
+        for form, path in paths.items():
+            write_text(path, contents[form])
+        return list(paths.values())
 
     def markdown(self) -> str:
         """The table in GitHub's Markdown, its columns padded."""
@@ -134,21 +142,54 @@ class Figure(Item):
             self.cache[form] = buffer.getvalue()
         return self.cache[form]
 
+    def files(self) -> dict[str, str]:
+        """The figure's pdf, svg and png."""
+        return {form: f"figures/{self.name}.{form}" for form in self.METADATA}
+
     def save(self, folder: Path) -> list[Path]:
         """Writes figures/<name>.pdf, .svg and .png."""
-        paths = {form: folder / "figures" / f"{self.name}.{form}" for form in self.METADATA}
+        paths = {form: folder / place for form, place in self.files().items()}
         for form, path in paths.items():
-            with whole(path) as temporary:
-                temporary.write_bytes(self.rendered(form))
+            _write(path, self.rendered(form))
         return list(paths.values())
 
     def body(self) -> str:
         """The smaller of the svg and the png as an HTML image that needs no file."""
         form, kind = min([("svg", "svg+xml"), ("png", "png")], key=lambda choice: len(self.rendered(choice[0])))
-        data = base64.b64encode(self.rendered(form)).decode()
         width = round(96 * self.figure.get_figwidth())  # its true size, whatever the format's resolution
-        image = f'<img alt="{html.escape(self.title)}" width="{width}" src="data:image/{kind};base64,{data}">'
+        image = f'<img alt="{html.escape(self.title)}" width="{width}" src="{_data(kind, self.rendered(form))}">'
         return f'<div class="wide">{image}</div>'
+
+
+@dataclass(frozen=True, repr=False)
+class Films(Item):
+    """Short films.
+
+    Attributes:
+        gifs: the file's stem and caption of each, and its bytes.
+    """
+
+    gifs: dict[tuple[str, str], bytes]
+
+    def files(self) -> dict[str, str]:
+        """A gif under each caption."""
+        return {caption: f"figures/{self.name}_{stem}.gif" for stem, caption in self.gifs}
+
+    def save(self, folder: Path) -> list[Path]:
+        """Writes figures/<name>_<stem>.gif."""
+        paths = [folder / place for place in self.files().values()]
+        for path, content in zip(paths, self.gifs.values(), strict=True):
+            _write(path, content)
+        return paths
+
+    def body(self) -> str:
+        """The films side by side as HTML that needs no file; each caption links to its gif."""
+        shown = (
+            f'<figure><img alt="Film: {html.escape(caption)}" src="{_data("gif", content)}">'
+            f'<figcaption><a href="{place}">{html.escape(caption)}</a></figcaption></figure>'
+            for (caption, place), content in zip(self.files().items(), self.gifs.values(), strict=True)
+        )
+        return f'<div class="films">{"".join(shown)}</div>'
 
 
 def table(name: str, title: str) -> Callable[[Callable[[Results], tuple]], Callable[[Results], Item]]:
@@ -159,6 +200,11 @@ def table(name: str, title: str) -> Callable[[Callable[[Results], tuple]], Calla
 def figure(name: str, title: str) -> Callable[[Callable[[Results], tuple]], Callable[[Results], Item]]:
     """Makes a `Figure` from what a function returns: sentence and matplotlib figure."""
     return functools.partial(_item, Figure, name, title)
+
+
+def films(name: str, title: str) -> Callable[[Callable[[Results], tuple]], Callable[[Results], Item]]:
+    """Makes `Films` from what a function returns: sentence and gifs."""
+    return functools.partial(_item, Films, name, title)
 
 
 def _item(kind: type[Item], name: str, title: str, make: Callable[[Results], tuple]) -> Callable[[Results], Item]:
@@ -181,6 +227,15 @@ def table_html(shown: pd.DataFrame) -> str:
         lines.append(f"<tr>{''.join(cells)}</tr>")
     rows = "\n".join(lines)
     return f'<div class="wide"><table>\n<tr>{head}</tr>\n{rows}\n</table></div>'
+
+
+def _write(path: Path, content: bytes) -> None:
+    with whole(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _data(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _bold_html(text: str) -> str:

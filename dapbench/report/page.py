@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from dapbench.report.items import Figure, Item, Skipped, Table, table_html
+from dapbench.report.items import Films, Item, Skipped, Table, table_html
 from dapbench.report.results import SUBJECT, Results
 from dapbench.report.style import counted, listed, logs_text, seeds_text
 
@@ -98,7 +98,7 @@ def unfinished(results: Results) -> str:
 def made_with(results: Results, notebooks: Sequence[Path]) -> str:
     """Versions, machines, and how to recompute the page."""
     profile = results.profile["name"]
-    rows = {"Recompute": f"dapbench report profile={profile} makes every number here again from results/{profile}/runs"}
+    rows = {"Recompute": f"dapbench report profile={profile} makes every number here again from results/{profile}"}
     for title, part in (("Machine", "machine"), ("Versions", "versions")):
         texts = [", ".join(f"{name} {value}" for name, value in made[part].items()) for made in results.machines]
         rows[title] = "; ".join(dict.fromkeys(texts)) or "no timing.json says"
@@ -120,10 +120,11 @@ def _anchor(heading: str) -> str:
 def _item(item: Item) -> str:
     if isinstance(item, Skipped):
         return f'<div><h3>{escape(item.title)}</h3><p class="skipped">Not shown. {escape(item.sentence)}</p></div>'
-    folder, forms = ("figures", Figure.METADATA) if isinstance(item, Figure) else ("tables", ("csv", "md", "tex"))
-    links = " · ".join(f'<a href="{folder}/{item.name}.{form}">{form}</a>' for form in forms)
-    head = f"<h3>{escape(item.title)}</h3>\n<p>{escape(item.sentence)}</p>"
-    return f'<div>{head}\n{item.body()}\n<p class="files">{links}</p></div>'
+    shown = f"<div><h3>{escape(item.title)}</h3>\n<p>{escape(item.sentence)}</p>\n{item.body()}"
+    if isinstance(item, Films):
+        return f"{shown}</div>"
+    links = " · ".join(f'<a href="{place}">{form}</a>' for form, place in item.files().items())
+    return f'{shown}\n<p class="files">{links}</p></div>'
 
 
 def _list(rows: Mapping[str, str]) -> str:

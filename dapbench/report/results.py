@@ -92,6 +92,12 @@ class Results:
         chosen = self.summaries[(self.summaries.task == task) & (self.summaries.method == method)]
         return chosen.sort_values("seed")[metric].dropna().to_numpy(float)
 
+    def first_run(self, task: str, method: str) -> Path | None:
+        """The run directory of the first of the profile's seeds that ended."""
+        ended = self.summaries[(self.summaries.task == task) & (self.summaries.method == method)]
+        seeds = [seed for seed in self.profile["seeds"] if seed in set(ended.seed)]
+        return self.folder / "runs" / task / method / str(seeds[0]) if seeds else None
+
     def curve_array(self, task: str, method: str, column: str = "return_mean") -> np.ndarray:
         """A column of the filled curves, shape (epochs, runs), up to the shortest run."""
         chosen = self.curves[(self.curves.task == task) & (self.curves.method == method)]
