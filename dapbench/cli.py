@@ -53,6 +53,10 @@ def main() -> None:
         print(usage())
         return
     try:
+        if "DAPBENCH_DISPATCHER" in os.environ:  # started by a cell whose driver has workers for it
+            from dapbench.pipeline.dispatch import hand_over
+
+            sys.exit(hand_over(sys.argv[1:]))
         if name not in COMMANDS:
             raise UserError(f"unknown command '{name}'; choose one of {', '.join(COMMANDS)}")
         status = run(name, argv)

@@ -1,7 +1,6 @@
 """`dapbench repro` and `dapbench report`: the whole pipeline, and its last stage alone."""
 
 import argparse
-import fcntl
 import os
 import signal
 import sys
@@ -13,6 +12,8 @@ from typing import Any, NoReturn
 import yaml
 
 from dapbench.errors import UserError
+from dapbench.pipeline.alone import alone, keep_copy
+from dapbench.pipeline.engines import PACKAGES, Choice, open_engine
 
 
 class _Parser(argparse.ArgumentParser):
@@ -30,17 +31,27 @@ def repro(argv: list[str]) -> int:
         help="profile=NAME (default: quick) and any other override of params.yaml, in Hydra's syntax",
     )
     parser.add_argument("--jobs", type=_positive, default=_cores(), metavar="N", help="cells at once (default: cores)")
-    parser.add_argument("--engine", choices=["local"], default="local", help="where cells run (default: local)")
+    parser.add_argument("--engine", choices=[*PACKAGES], default="local", help="where cells run (default: local)")
+    parser.add_argument("--address", metavar="HOST:PORT", help="of a running Ray cluster (default: a local one)")
+    parser.add_argument(
+        "--slurm",
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="time=MINUTES of a job (default: 240), cluster=local, or an option of sbatch such as partition=NAME; "
+        "may be given several times",
+    )
     options = parser.parse_intermixed_args(argv)
+    choice = Choice(options.engine, options.jobs, options.address, tuple(options.slurm))
+    choice.check()
     root = Path.cwd()
     if not (root / "dvc.yaml").is_file():
         raise UserError(f"{root} has no dvc.yaml: run this in the project's folder")
-    with _alone(root), _terminated_as_interrupted():
-        return _repro(root, options.overrides, options.jobs)
+    with alone(root) as lock, _terminated_as_interrupted():
+        return _repro(root, options.overrides, choice, lock)
 
 
-def _repro(root: Path, overrides: list[str], jobs: int) -> int:
-    from dapbench.pipeline.local import Local
+def _repro(root: Path, overrides: list[str], choice: Choice, lock: int) -> int:
     from dapbench.pipeline.params import compose
     from dapbench.pipeline.plan import make_plan
     from dapbench.pipeline.schedule import Cells, run_plan
@@ -51,6 +62,7 @@ def _repro(root: Path, overrides: list[str], jobs: int) -> int:
     for folder in ("runs", "priors", "overhead"):  # of the report, which is built whatever fails before it
         Path(params["cells"]["report"][profile["name"]][folder]).mkdir(parents=True, exist_ok=True)
     plan = make_plan()
+    keep_copy(root)
     cells = Cells(
         command=lambda cell: [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", cell],
         log=lambda cell: results / "cell_logs" / f"{cell}.txt",
@@ -61,8 +73,12 @@ def _repro(root: Path, overrides: list[str], jobs: int) -> int:
 
         prepare()  # runs that start together would all create the same database
     print(f"profile {profile['name']}: {len(plan)} cells to run" if plan else f"profile {profile['name']}: up to date")
+    failed: list[str] = []
+    left_out: list[str] = []
     try:
-        failed, left_out = run_plan(plan, cells, Local(), jobs)
+        if plan:
+            with open_engine(choice, root, lock) as engine:
+                failed, left_out = run_plan(plan, cells, engine, choice.jobs)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         raise
@@ -143,19 +159,6 @@ def _positive(text: str) -> int:
 def _cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Holds the project for one driver: a second one would change params.yaml under the first one's cells."""
-    path = root / ".dvc/tmp/dapbench_repro.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"another dapbench repro is at work in {root}; wait for it or stop it") from error
-        yield
 
 
 @contextmanager

@@ -5,20 +5,30 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 
+OWNER = "DAPBENCH_PROJECT"  # the variable that marks a process as started by a driver, and for which project
 GRACE_SECONDS = 30.0  # what the commands get to end in once they are told to
 
 
 class Local:
-    """Runs commands on this machine, each on one core."""
+    """Runs commands on this machine, each on one core.
 
-    def __init__(self) -> None:
+    Args:
+        root: the project's folder, which marks what runs as the project's.
+        lock: a file that stays open in what runs, and so locked for as long as it does.
+        variables: of the commands' environment, beside those of this process.
+    """
+
+    def __init__(self, root: Path, lock: int | None = None, variables: Mapping[str, str] | None = None):
         self._running: set[subprocess.Popen[bytes]] = set()
+        self._kept = () if lock is None else (lock,)
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-        self._environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": path}
+        self._environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": path, OWNER: str(root.resolve())}
+        self._environment |= variables or {}
 
     def run(self, command: list[str], log: Path) -> int:
         """Runs ``command`` to its end, its output going to ``log``; returns its exit status."""
@@ -30,6 +40,7 @@ class Local:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=self._environment,
+                pass_fds=self._kept,
                 start_new_session=True,  # Ctrl-C reaches the driver alone, which then stops the cells in order
             )
         self._running.add(process)

@@ -6,14 +6,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from dapbench.pipeline.params import compose
 from dapbench.pipeline.plan import make_plan
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Stands in for dapbench/cli.py: notes each call in calls.txt and writes the command's outs; fails or sleeps on demand.
+# Stands in for dapbench/cli.py: notes each call in calls.txt and writes the command's outs; fails on demand
+# and waits for as long as a file named hold holds the command's name, or nothing.
 STUB = """
 import os, sys, time
 from pathlib import Path
@@ -29,13 +33,19 @@ OUTS = {
 }
 
 def main():
+    if "DAPBENCH_DISPATCHER" in os.environ:
+        from dapbench.pipeline.dispatch import hand_over
+
+        sys.exit(hand_over(sys.argv[1:]))
     name, *argv = sys.argv[1:]
     arguments = dict(argument.split("=", 1) for argument in argv)
     params = yaml.safe_load(Path("params.yaml").read_text())
     out = Path(arguments.get("out", f"results/{arguments['profile']}/report"))
     with open("calls.txt", "a") as calls:
         print(name, out.relative_to(f"results/{arguments['profile']}"), file=calls)
-    time.sleep(float(os.environ.get("STUB_SLEEPS", 0)))
+    hold = Path("hold")
+    while hold.exists() and hold.read_text() in name:
+        time.sleep(0.05)
     if os.environ.get("STUB_FAILS") in out.parts:
         sys.exit("dapbench: told to fail")
     out.mkdir(parents=True, exist_ok=True)
@@ -66,7 +76,7 @@ log_qualities: null
 """
 
 COPIED = [".gitignore", "dvc.yaml", ".dvc/config", ".dvcignore", "dapbench/pipeline"]
-COPIED += [f"dapbench/{name}.py" for name in ("__init__", "config", "errors", "files", "profiles")]
+COPIED += [f"dapbench/{name}.py" for name in ("__init__", "__main__", "config", "errors", "files", "profiles")]
 WRITTEN = [f"dapbench/{name}.py" for name in ("losses", "logs", "collect", "ppo_dap", "on_policy/base")]
 WRITTEN += ["dapbench/on_policy/tasks.py", "dapbench/prior/edm.py", "baselines/ppo.py", "analysis/curves.py"]
 GROUPS = {
@@ -135,6 +145,35 @@ class Project:
         """`dapbench repro profile=tiny` with further arguments."""
         return self.python(REPRO, "profile=tiny", *argv, **variables)
 
+    def start(self, *argv: str, hold: str = "", **variables: str) -> "subprocess.Popen[str]":
+        """Starts `dapbench repro` for ppo alone, or as ``argv`` says; returns once a command waits for ``release``.
+
+        With ``hold``, only commands of that name wait.
+        """
+        self.calls()
+        self.write("hold", hold)
+        calls = self.root / "calls.txt"
+        command = self.command(REPRO, *ONLY_PPO, *argv)
+        environment = self.environment(**variables)
+        driver = subprocess.Popen(command, cwd=self.root, env=environment, stderr=subprocess.PIPE, text=True)
+        wait_until(lambda: (calls.exists() and hold in calls.read_text()) or driver.poll() is not None, 60)
+        assert driver.poll() is None, driver.communicate()
+        return driver
+
+    def release(self) -> None:
+        """Lets commands end by themselves from now on."""
+        (self.root / "hold").unlink()
+
+    def commands(self) -> list[psutil.Process]:
+        """The stub's processes that run for this project, on whatever engine."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                ours = process.cwd() == str(self.root) and "params=params.yaml" in process.cmdline()
+                if ours and "DAPBENCH_DISPATCHER" not in process.environ():
+                    found.append(process)
+        return found
+
     def calls(self) -> list[str]:
         """The stub's calls since the last time, sorted: a command and the part of its out below results/tiny."""
         path = self.root / "calls.txt"
@@ -163,6 +202,8 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
         time.sleep(0.05)
 
 
+ONLY_PPO = ("profile=tiny", "profile.methods=[ppo]")
+PPO_CALLS = ["report report", "train runs/hopper/ppo/0"]
 REPRO = "import sys; from dapbench.pipeline.engine import repro; sys.exit(repro(sys.argv[1:]))"
 ALL_CALLS = [
     "collect logs/hopper/medium",

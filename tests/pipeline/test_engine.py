@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from small_project import ALL_CALLS, REPRO, Project, wait_until
+from small_project import ALL_CALLS, ONLY_PPO, PPO_CALLS, Project, wait_until
 
 from dapbench.errors import UserError
 from dapbench.pipeline.engine import report, repro
@@ -58,32 +58,27 @@ def test_plain_dvc_repro_leaves_the_same(project: Project, finished_project: Pro
 
 
 def test_sigterm_ends_the_cells_and_the_next_run_goes_on(project: Project) -> None:
-    argv = ["profile=tiny", "profile.methods=[ppo]"]
-    driver = subprocess.Popen(
-        project.command(REPRO, *argv), env=project.environment(STUB_SLEEPS="60"), stderr=subprocess.PIPE
-    )
-    while not (project.root / "calls.txt").exists():
-        assert driver.poll() is None
-        time.sleep(0.1)
+    driver = project.start()
     cells = psutil.Process(driver.pid).children(recursive=True)
-    with pytest.raises(UserError, match="another dapbench repro is at work"):
-        repro(argv)
+    with pytest.raises(UserError, match=f"another dapbench repro .process {driver.pid} on .* is at work"):
+        repro([*ONLY_PPO])
     driver.send_signal(signal.SIGTERM)
     _, error = driver.communicate(timeout=30)
     assert driver.returncode != 0
-    assert "the same command goes on from here" in error.decode()
+    assert "the same command goes on from here" in error
     wait_until(lambda: not any(is_alive(cell) for cell in cells))
 
+    project.release()
     project.calls()
-    assert project.repro(*argv).returncode == 0
-    assert project.calls() == ["report report", "train runs/hopper/ppo/0"]
+    assert project.repro(*ONLY_PPO).returncode == 0
+    assert project.calls() == PPO_CALLS
 
 
 def test_stop_waits_for_the_command_that_outlives_its_parent(project: Project) -> None:
     project.write("slow.py", SLOW_TO_END)
     log = project.root / "log"
     dvc = ["sh", "-c", f"sh -c '{sys.executable} slow.py; true'; true"]
-    engine = Local()
+    engine = Local(project.root)
     with ThreadPoolExecutor(1) as pool:
         ended = pool.submit(engine.run, dvc, log)
         wait_until(lambda: log.exists() and "started" in log.read_text())
@@ -140,6 +135,12 @@ def test_failures_spread_downstream_and_the_report_is_built() -> None:
         (["--jobs", "many"], "'many' is not a whole number from 1"),
         (["--engine", "cloud"], "invalid choice: 'cloud'"),
         (["--job"], "--jobs: expected one argument"),
+        (["--address", "head:6379"], "--address head:6379 is for --engine ray, not local"),
+        (["--engine", "ray", "--address", "ray://head"], "--address ray://head is Ray's client; give HOST:PORT"),
+        (["--slurm", "time=5"], "--slurm time=5 is for --engine slurm, not local"),
+        (["--engine", "slurm", "--slurm", "cluster=pbs"], "--slurm cluster=pbs is not one of slurm, local"),
+        (["--engine", "slurm", "--slurm", "time=1:00"], "--slurm time=1:00 is not a whole number of minutes"),
+        (["--engine", "slurm", "--slurm", "array=1"], "--slurm array is set by dapbench"),
         (["profile=nosuch"], "unknown profile 'nosuch'"),
         (["quick"], "'quick' is not of the form key=value"),
     ],

@@ -1,0 +1,106 @@
+"""Cells on Ray and SLURM: the same results as here, whatever dies on the way."""
+
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from small_project import ONLY_PPO, PPO_CALLS, Project, wait_until
+
+from dapbench.errors import UserError
+from dapbench.pipeline import engines
+from dapbench.pipeline.engines import Choice
+from dapbench.pipeline.local import is_alive
+
+LOCAL_SLURM = ("--engine", "slurm", "--slurm", "cluster=local")
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """A Ray cluster of two nodes that can run one cell each; its head runs none."""
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    small: dict[str, Any] = {"object_store_memory": 80 * 2**20}
+    quick = {"health_check_period_ms": 500, "health_check_timeout_ms": 500, "health_check_failure_threshold": 4}
+    cluster = cluster_utils.Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": quick, **small}
+    )
+    try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=1, **small)
+        cluster.wait_for_nodes()
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+def of_ppo(project: Project) -> dict[str, str]:
+    return {name: text for name, text in project.results().items() if "/ppo/" in name}
+
+
+def test_a_cell_whose_ray_node_dies_is_run_by_another(
+    project: Project, finished_project: Project, cluster: Any
+) -> None:
+    driver = project.start("--engine", "ray", "--address", cluster.address)
+    (command,) = project.commands()
+    above = {process.pid for process in command.parents()}
+    (node,) = (node for node in cluster.list_all_nodes() if node.all_processes["raylet"][0].process.pid in above)
+    cluster.remove_node(node, allow_graceful=False)
+    wait_until(lambda: len((project.root / "calls.txt").read_text().splitlines()) == 2, 60)
+    assert not is_alive(command)
+    project.release()
+    _, error = driver.communicate(timeout=100)
+    assert driver.returncode == 0, error
+    assert project.calls() == sorted([*PPO_CALLS, "train runs/hopper/ppo/0"])
+    assert of_ppo(project) == of_ppo(finished_project)
+
+
+def test_ctrl_c_and_kill_of_a_driver_end_its_jobs(project: Project, finished_project: Project) -> None:
+    pytest.importorskip("submitit")
+    driver = project.start(*LOCAL_SLURM)
+    (command,) = project.commands()
+    driver.send_signal(signal.SIGINT)
+    _, error = driver.communicate(timeout=30)
+    assert "the same command goes on from here" in error
+    assert command not in project.commands()
+
+    driver = project.start(*LOCAL_SLURM)
+    (command,) = project.commands()
+    driver.kill()
+    driver.wait()
+    project.calls()
+    again = project.start(*LOCAL_SLURM)
+    assert command not in project.commands()
+    project.release()
+    _, error = again.communicate(timeout=60)
+    assert again.returncode == 0, error
+    assert of_ppo(project) == of_ppo(finished_project)
+    assert project.stale(*ONLY_PPO[1:]) == []
+
+
+def test_a_killed_command_is_run_again_and_a_failed_one_says_why(project: Project) -> None:
+    pytest.importorskip("submitit")
+    driver = project.start(*LOCAL_SLURM, STUB_FAILS="ppo")
+    for process in project.commands():
+        process.kill()
+    wait_until(lambda: len((project.root / "calls.txt").read_text().splitlines()) == 2, 60)
+    project.release()
+    _, error = driver.communicate(timeout=60)
+    assert driver.returncode == 1
+    assert "online@tiny-hopper-ppo-0: told to fail; see results/tiny/cell_logs" in error
+
+
+@pytest.mark.parametrize(("engine", "package"), [("ray", "ray"), ("slurm", "submitit")])
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, engine: str, package: str) -> None:
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=rf"needs the package {package}; pip install 'dapbench\[{engine}\]'"):
+        Choice(engine, 1).check()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "head", "head:port"])
+def test_no_ray_cluster_is_one_line(address: str) -> None:
+    pytest.importorskip("ray")
+    from dapbench.pipeline.ray_workers import RayWorkers
+
+    with pytest.raises(UserError, match=f"no Ray cluster at --address {address} ") as error:
+        RayWorkers(address, 1)
+    assert "\n" not in str(error.value)
