@@ -9,6 +9,7 @@ import numpy as np
 
 from dapbench.config import check_number
 from dapbench.errors import UserError
+from dapbench.files import require_writable
 from dapbench.logs import Episode, load_episodes, write_logs
 from dapbench.on_policy.base import OnPolicy
 from dapbench.on_policy.progress import Progress
@@ -96,6 +97,7 @@ def collect(config: dict[str, Any]) -> None:
     """
     check_number("profile.behaviour_epochs", config["profile"]["behaviour_epochs"], 1, 10**6, integer=True)
     check_number("profile.log_transitions", config["profile"]["log_transitions"], 1, 10**9, integer=True)
+    require_writable(Path(config["out"]))
     source = config["logs"]["source"]
     spaces = task_spaces(config["task"])
     if source is None:

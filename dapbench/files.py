@@ -35,6 +35,18 @@ def whole(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def require_writable(folder: Path) -> None:
+    """Refuses an output folder that cannot be made or written to, before the work and not after it.
+
+    Raises:
+        UserError: names the part of the path that is in the way.
+    """
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        reason = "may not be written to" if existing.is_dir() else "is a file"
+        raise UserError(f"cannot write {folder}: {existing} {reason}; choose another folder")
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes ``text`` to ``path`` as UTF-8, whole or not at all."""
     with whole(path) as temporary:

@@ -42,41 +42,6 @@ def test_cfg_job_shows_the_configuration(monkeypatch: pytest.MonkeyPatch, capsys
     assert "env_id: Ant-v5" in capsys.readouterr().out
 
 
-BAD = [
-    (["fly"], "unknown command 'fly'; choose one of collect, pretrain, train"),
-    (["train", "task=pong"], "unknown task 'pong'; choose one of ant, half_cheetah"),
-    (["train", "method=sac"], "unknown method 'sac'; choose one of "),
-    (["train", "profile=huge"], "unknown profile 'huge'; choose one of paper, quick, smoke"),
-    (["train", "sed=1"], "Could not override 'sed'"),
-    (["train", "method.gama=1"], "Could not override 'method.gama'"),
-    (["train", "seed="], "seed= is not a whole number"),
-    (["train", "params=nowhere.yaml"], "cannot read params=nowhere.yaml"),
-    (["train", "method=ppo_dap", "prior_dir=nowhere"], "no prior at nowhere/prior.ckpt"),
-    (["evaluate"], "run is not set; say run=VALUE"),
-    (["evaluate", "run=nowhere"], "no checkpoint at nowhere/model.ckpt"),
-    (["collect", "logs=perfect"], "unknown logs 'perfect'; choose one of expert, medium, mixed, simple"),
-    (["collect", "logs.mixture={0.5:0.3}"], "logs.mixture={0.5: 0.3} is no mixture"),
-    (["collect", "profile.log_transitions=0"], "profile.log_transitions=0 is not a whole number"),
-    (["pretrain", "logs_dir=nowhere"], "no logs at nowhere"),
-    (["pretrain", "prior=flow"], "unknown prior 'flow'; choose one of diffusion, gaussian"),
-    (["pretrain", "prior.solver_steps=0"], "prior.solver_steps=0 is not a whole number"),
-    (["pretrain", "prior.width=-3"], "prior.width=-3"),
-]
-
-
-@pytest.mark.parametrize(("argv", "message"), BAD, ids=[" ".join(argv) for argv, _ in BAD])
-def test_bad_input_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, argv: list[str], message: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run(monkeypatch, *argv) == 2
-    said = capsys.readouterr().err.strip()
-    assert message in said
-    assert said.startswith("dapbench: ")
-    assert "\n" not in said
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_params_come_before_what_is_derived_from_them(tmp_path: Path, compose: Callable[..., dict[str, Any]]) -> None:
     content = {
         "profile": {"name": "smoke", "compile": True, "log_quality": "expert"},

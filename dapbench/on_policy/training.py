@@ -11,9 +11,9 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 
-from dapbench.config import check_run
+from dapbench.config import check_number, check_run
 from dapbench.errors import UserError
-from dapbench.files import whole, write_json
+from dapbench.files import require_writable, whole, write_json
 from dapbench.on_policy.base import Divergence, OnPolicy
 from dapbench.on_policy.evaluation import evaluate, module_class
 from dapbench.on_policy.progress import Progress
@@ -116,6 +116,8 @@ def train(config: dict[str, Any]) -> None:
     out = Path(config["out"])
     if (out / "summary.json").exists():
         raise UserError(f"out={out} already holds a finished run; choose another folder or remove it")
+    require_writable(out)
+    check_number("checkpoint_epochs", config["checkpoint_epochs"], 0, 10**9, integer=True)
     module, curve = build(config), Curve()
     resume = Resume(module, config["checkpoint_epochs"])
     (out / "failure.json").unlink(missing_ok=True)  # of an earlier try

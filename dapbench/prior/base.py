@@ -124,7 +124,7 @@ class ActionPrior(nn.Module, ABC):
         """Takes over the weights and statistics of a checkpoint; adapters stay as they are.
 
         Raises:
-            UserError: the checkpoint is missing, damaged, or of another task.
+            UserError: the checkpoint is missing, damaged, or of another task or width.
         """
         content = read_prior(path)
         sizes = content["observation_size"], content["action_size"]
@@ -134,8 +134,14 @@ class ActionPrior(nn.Module, ABC):
                 f"{self.observation_size} and {self.action_size}; pretrain one on this task's logs"
             )
         for name, tensor in self.state_dict().items():
-            if "lora_" not in name:
-                tensor.copy_(content["state_dict"][name.replace(".base_layer", "")])
+            if "lora_" in name:
+                continue
+            name = name.replace(".base_layer", "")
+            saved = content["state_dict"].get(name)
+            if saved is None or saved.shape != tensor.shape:
+                found, wanted = "nothing" if saved is None else tuple(saved.shape), tuple(tensor.shape)
+                raise UserError(f"{path} holds {found} for {name} in place of {wanted}; run dapbench pretrain again")
+            tensor.copy_(saved)
 
     def save(self, path: Path, description: Mapping[str, Any]) -> None:
         """Writes weights, statistics, sizes and the description of the logs."""

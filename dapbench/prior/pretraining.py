@@ -13,7 +13,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 
 from dapbench.config import check_number
 from dapbench.errors import UserError
-from dapbench.files import whole, write_json
+from dapbench.files import require_writable, whole, write_json
 from dapbench.logs import Logs, load_logs
 from dapbench.on_policy.tasks import task_spaces, to_policy_actions
 from dapbench.on_policy.training import quiet_lightning, run_trainer
@@ -107,6 +107,7 @@ def pretrain(config: dict[str, Any]) -> None:
         UserError: bad configuration, or logs that are missing, malformed or of another task.
     """
     check_pretraining(config)
+    require_writable(Path(config["out"]))
     torch.set_num_threads(1)
     start = time.perf_counter()
     spaces = task_spaces(config["task"])
@@ -115,8 +116,9 @@ def pretrain(config: dict[str, Any]) -> None:
     actions = torch.as_tensor(to_policy_actions(logs.actions, spaces[1])).clamp(-1.0, 1.0)
     training, held_out = split(logs, config["prior"]["held_out_share"], config["seed"])
     gaussian = {**config["prior"], "_target_": "dapbench.prior.gaussian.GaussianPrior", "name": "gaussian"}
+    beside = {"gaussian": gaussian} if config["prior"]["name"] != "gaussian" else {}
     quality: dict[str, Any] = {"held_out_transitions": len(held_out), "training_transitions": len(training)}
-    for label, settings in (("prior", config["prior"]), ("gaussian", gaussian)):
+    for label, settings in {"prior": config["prior"], **beside}.items():
         torch.manual_seed(config["seed"])
         prior = build_prior(observations.shape[1], actions.shape[1], settings)
         batches = config["profile"]["prior_batches"]
@@ -126,6 +128,7 @@ def pretrain(config: dict[str, Any]) -> None:
         if label == "prior":
             with whole(Path(config["out"]) / "prior.ckpt") as temporary:
                 prior.save(temporary, logs.description)
+    quality.setdefault("gaussian", quality["prior"])
     write_json(Path(config["out"]) / "quality.json", quality)
     ours, theirs = quality["prior"], quality["gaussian"]
     print(

@@ -1,0 +1,229 @@
+"""Bad input of every kind on the command line: one line that names the bad value and what to do, exit status 2."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box
+
+from dapbench.cli import main
+from dapbench.logs import Episode, write_logs
+from dapbench.prior.base import build_prior
+
+SMALL = (
+    "task=reacher profile=smoke profile.epochs=1 profile.epoch_steps=200 method.num_envs=4 method.rollout_steps=50 "
+    "method.minibatch_size=50 tracking=false out=run"
+)
+PRIOR = {"_target_": "dapbench.prior.diffusion.DiffusionPrior", "width": 8, "depth": 1}
+PRIOR |= {"solver_steps": 2, "sigma_min": 0.02, "sigma_max": 5.0}
+
+
+class Made:
+    """What a case needs beforehand, made in the current folder."""
+
+    def nothing(self) -> None:
+        pass
+
+    def logs(self) -> None:
+        """Sound logs of reacher (10 observations, 2 actions)."""
+        ended = np.arange(60) == 59
+        episode = Episode(np.zeros((61, 10)), np.full((60, 2), 0.1), np.zeros(60), ended, ~ended)
+        space, actions = Box(-np.inf, np.inf, (10,), np.float64), Box(-1.0, 1.0, (2,), np.float32)
+        write_logs(Path("logs"), [episode] * 2, space, actions, dataset_id="test/reacher-v0", metadata={})
+
+    def _overwrite(self, name: str, values: np.ndarray) -> None:
+        self.logs()
+        with h5py.File("logs/data/main_data.hdf5", "a") as file:
+            del file[f"episode_0/{name}"]
+            file[f"episode_0/{name}"] = values
+
+    def logs_with_nan(self) -> None:
+        self._overwrite("rewards", np.full(60, np.nan))
+
+    def logs_of_integers(self) -> None:
+        self._overwrite("actions", np.zeros((60, 2), int))
+
+    def logs_cut_short(self) -> None:
+        self._overwrite("actions", np.zeros((59, 2)))
+
+    def truncated_logs(self) -> None:
+        self.logs()
+        file = Path("logs/data/main_data.hdf5")
+        file.write_bytes(file.read_bytes()[:-1000])
+
+    def empty_logs(self) -> None:
+        Path("logs").mkdir()
+
+    def prior(self) -> None:
+        """A prior of hopper's sizes."""
+        Path("prior").mkdir()
+        build_prior(11, 3, PRIOR).save(Path("prior/prior.ckpt"), {"quality": "test"})
+
+    def narrower_prior(self) -> None:
+        """Its weights are not of the width that it states."""
+        Path("prior").mkdir()
+        build_prior(10, 2, PRIOR).save(Path("prior/prior.ckpt"), {"quality": "test"})
+        content = torch.load("prior/prior.ckpt", weights_only=True)
+        content["config"]["width"] = 16
+        torch.save(content, "prior/prior.ckpt")
+
+    def truncated_prior(self) -> None:
+        self.prior()
+        file = Path("prior/prior.ckpt")
+        file.write_bytes(file.read_bytes()[:500])
+
+    def malicious_prior(self) -> None:
+        Path("prior").mkdir()
+        torch.save({"config": os.system}, "prior/prior.ckpt")
+
+    def finished_run(self) -> None:
+        Path("run").mkdir()
+        Path("run/summary.json").write_text("{}")
+
+    def malicious_run(self) -> None:
+        Path("run").mkdir()
+        torch.save({"config": os.system}, "run/model.ckpt")
+
+    def foreign_run(self) -> None:
+        Path("run").mkdir()
+        torch.save({"weights": torch.zeros(1)}, "run/model.ckpt")
+
+    def truncated_run(self) -> None:
+        self.foreign_run()
+        Path("run/model.ckpt").write_bytes(Path("run/model.ckpt").read_bytes()[:100])
+
+    def file_in_place_of_a_folder(self) -> None:
+        Path("occupied").touch()
+
+
+TRAIN = f"train {SMALL}"
+FROM_LOGS = f"{TRAIN} method=ppo_bc logs_dir=logs"
+FROM_PRIOR = f"{TRAIN} method=ppo_dap prior_dir=prior"
+
+# What is made beforehand, the command, and what its one line says.
+CASES: list[tuple[Callable[[Made], None], str, str]] = [
+    # names
+    (Made.nothing, "fly", "unknown command 'fly'; choose one of collect, pretrain, train"),
+    (Made.nothing, "train task=pong", "unknown task 'pong'; choose one of ant, half_cheetah"),
+    (Made.nothing, "train method=sac", "unknown method 'sac'; choose one of "),
+    (Made.nothing, "train profile=huge", "unknown profile 'huge'; choose one of paper, quick, smoke"),
+    (Made.nothing, "collect logs=perfect", "unknown logs 'perfect'; choose one of expert, medium, mixed, simple"),
+    (Made.nothing, "pretrain prior=flow", "unknown prior 'flow'; choose one of diffusion, gaussian"),
+    (Made.nothing, "overhead methods=[sac]", "unknown method 'sac' in methods; choose one of "),
+    (Made.nothing, "throughput peers=[rllib]", "rllib"),
+    (Made.nothing, "repro --engine cloud", "invalid choice: 'cloud'"),
+    (Made.nothing, "repro --jobs none", "'none' is not a whole number from 1"),
+    (Made.nothing, "repro", "has no dvc.yaml: run this in the project's folder"),
+    (Made.nothing, "report profile=nosuch", "unknown profile 'nosuch'; choose one of"),
+    (Made.nothing, "report", "there is no results/quick; dapbench repro profile=quick fills it"),
+    # misspelt and missing keys
+    (Made.nothing, "train sed=1", "Could not override 'sed'"),
+    (Made.nothing, "train method.gama=1", "Could not override 'method.gama'"),
+    (Made.nothing, "train method.gamma", "method.gamma"),
+    (Made.nothing, "train params=nowhere.yaml", "cannot read params=nowhere.yaml"),
+    (Made.nothing, "evaluate", "run is not set; say run=VALUE"),
+    # numbers
+    (Made.nothing, "train seed=", "seed= is not a whole number"),
+    (Made.nothing, "train seed=-1", "seed=-1 is not a whole number from 0"),
+    (Made.nothing, "train seed=1e99", "seed=1e+99"),
+    (Made.nothing, "train method.gamma=-1", "method.gamma=-1 is not a number from 0 to 1"),
+    (Made.nothing, "train method.gamma=abc", "method.gamma=abc is not a number"),
+    (Made.nothing, "train method.gamma=nan", "method.gamma=nan is not a number from 0 to 1"),
+    (Made.nothing, "train method.learning_rate=1e9", "method.learning_rate=1000000000.0 is not a number from 0 to 1"),
+    (Made.nothing, "train method.num_envs=0", "method.num_envs=0 is not a whole number"),
+    (Made.nothing, "train method.num_envs=2.5", "method.num_envs=2.5 is not a whole number"),
+    (Made.nothing, "train method.update_epochs=-3", "method.update_epochs=-3 is not a whole number"),
+    (Made.nothing, "train method.hidden=64", "method.hidden=64 is not a list of layer widths"),
+    (Made.nothing, "train method.rollout_steps=33", "which does not divide profile.epoch_steps=5000"),
+    (Made.nothing, "train method.minibatch_size=99999", "method.minibatch_size=99999 is not from 2 to"),
+    (Made.nothing, "train profile.epochs=0", "profile.epochs=0 is not a whole number"),
+    (Made.nothing, "train checkpoint_epochs=-1", "checkpoint_epochs=-1 is not a whole number"),
+    (Made.nothing, "train device=tpu", "device=tpu is not one of cpu, cuda"),
+    (Made.nothing, "collect profile.log_transitions=0", "profile.log_transitions=0 is not a whole number"),
+    (Made.nothing, "collect logs.mixture={0.5:0.3}", "logs.mixture={0.5: 0.3} is no mixture"),
+    (Made.nothing, "pretrain prior.solver_steps=0", "prior.solver_steps=0 is not a whole number"),
+    (Made.nothing, "pretrain prior.width=-3", "prior.width=-3"),
+    (Made.nothing, "overhead profile.overhead_pairs=0", "profile.overhead_pairs=0 is not a whole number"),
+    # classes and environments
+    (Made.nothing, "train method._target_=os.system", "method._target_=os.system"),
+    (Made.nothing, "train task.env_id=Nope-v0", "cannot make task hopper"),
+    (Made.nothing, "train task.env_id=CartPole-v1", "has the action space Discrete"),
+    # logs
+    (Made.nothing, FROM_LOGS, "there are no logs at logs"),
+    (Made.empty_logs, FROM_LOGS, "logs is not a Minari dataset"),
+    (Made.truncated_logs, FROM_LOGS, "the Minari dataset logs cannot be read"),
+    (Made.logs_with_nan, FROM_LOGS, "the rewards of episode 0 of logs hold NaN"),
+    (Made.logs_of_integers, FROM_LOGS, "the actions of episode 0 of logs are int64; floating-point"),
+    (Made.logs_cut_short, FROM_LOGS, "the actions of episode 0 of logs have shape (59, 2) in place of (60, 2)"),
+    (Made.logs, f"{FROM_LOGS} task=hopper", "the observations of logs are of shape (10,), but the task's are of shape"),
+    (Made.nothing, "pretrain logs_dir=nowhere", "no logs at nowhere"),
+    (Made.nothing, "pretrain logs_dir=minari:hopper", "is not the name of a Minari dataset"),
+    # priors and checkpoints
+    (Made.nothing, FROM_PRIOR, "no prior at prior/prior.ckpt"),
+    (Made.prior, FROM_PRIOR, "is a prior for 11 observations and 3 actions, but the task has 10 and 2"),
+    (Made.narrower_prior, FROM_PRIOR, "holds (8, 10) for network.from_state.weight in place of (16, 10)"),
+    (Made.truncated_prior, FROM_PRIOR, "prior/prior.ckpt is not a readable prior"),
+    (Made.malicious_prior, FROM_PRIOR, "prior/prior.ckpt is not a readable prior"),
+    (Made.nothing, "evaluate run=nowhere", "no checkpoint at nowhere/model.ckpt"),
+    (Made.malicious_run, "evaluate run=run", "run/model.ckpt is not a readable dapbench checkpoint"),
+    (Made.foreign_run, "evaluate run=run", "run/model.ckpt is not a readable dapbench checkpoint (it lacks config"),
+    (Made.truncated_run, "evaluate run=run", "run/model.ckpt is not a readable dapbench checkpoint"),
+    # folders
+    (Made.finished_run, TRAIN, "out=run already holds a finished run"),
+    (Made.file_in_place_of_a_folder, f"{TRAIN} out=occupied/run", "occupied is a file; choose another folder"),
+]
+
+
+def ends_in_one_line(
+    argv: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["dapbench", *argv])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = [line for line in capfd.readouterr().err.splitlines() if line and "steps/s" not in line]
+    assert ended.value.code == 2
+    assert len(said) == 1, said
+    assert said[0].startswith("dapbench: ")
+    assert message in said[0]
+
+
+@pytest.mark.parametrize(("made", "command", "message"), CASES, ids=[f"{m.__name__}: {c}" for m, c, _ in CASES])
+def test_bad_input_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    made: Callable[[Made], None],
+    command: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made(Made())
+    before = sorted(tmp_path.rglob("*"))
+    ends_in_one_line(command.split(), message, monkeypatch, capfd)
+    assert sorted(tmp_path.rglob("*")) == before  # nothing half-done is left
+
+
+def test_there_are_forty_cases() -> None:
+    assert len(CASES) >= 40
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="mounting a small disk needs root")
+def test_a_full_disk(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        (disk / "filler").write_bytes(b"x" * 60_000)
+        argv = [*TRAIN.split(), f"out={disk}/run"]
+        ends_in_one_line(argv, f"cannot write {disk}/run", monkeypatch, capfd)
+        assert not [path for path in disk.rglob("*") if path.is_file() and path.name != "filler"]
+    finally:
+        subprocess.run(["umount", disk], check=True)
