@@ -18,6 +18,7 @@ COMMANDS = {
     "render": ("film a trained policy", "dapbench.render:render"),
     "overhead": ("time and memory of methods relative to PPO", "dapbench.overhead:overhead"),
     "throughput": ("steps per second beside the bare environments, SB3 and SBX", "dapbench.throughput:throughput"),
+    "reference": ("measure what counts as 0 and as 1 on a task", "dapbench.report.reference:reference"),
     "report": ("build tables, figures and the report page from results", "dapbench.pipeline.engine:report"),
     "repro": ("run whatever is stale of the whole pipeline, in parallel", "dapbench.pipeline.engine:repro"),
     "track": ("record finished run directories in MLflow", "dapbench.tracking:track_command"),

@@ -194,7 +194,7 @@ class Reference(NamedTuple):
 def reference_scores() -> dict[str, Reference]:
     """The committed references by task; tasks without any are absent."""
     entries = json.loads(Path(__file__).with_name("reference_scores.json").read_text(encoding="utf-8"))
-    return {task: Reference(**entry) for task, entry in entries.items()}
+    return {task: Reference(*(entry[name] for name in Reference._fields)) for task, entry in entries.items()}
 
 
 def normalised(score: np.ndarray, reference: Reference) -> np.ndarray:
