@@ -2,7 +2,9 @@
 
 import importlib
 import os
+import re
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from dapbench.config import CONF, choices, run_command
@@ -43,7 +45,19 @@ def run(name: str, argv: list[str]) -> int:
 
     if not (CONF / f"{name}.yaml").is_file():
         return command(argv)
-    return run_command(name, command, ["json=true" if argument == "--json" else argument for argument in argv])
+    return run_command(name, command, listed("json=true" if argument == "--json" else argument for argument in argv))
+
+
+def listed(argv: Iterable[str]) -> list[str]:
+    """``key=a,b`` as Hydra's list ``key=[a,b]``, unless it is a sweep's, or a choice of which there is one."""
+    argv = list(argv)
+    if {"-m", "--multirun"} & set(argv):
+        return argv
+    parts = [re.fullmatch(r"([\w.]+)=([\w.]+(?:,[\w.]+)+)", argument) for argument in argv]
+    return [
+        f"{part[1]}=[{part[2]}]" if part and not (CONF / part[1]).is_dir() else argument
+        for part, argument in zip(parts, argv, strict=True)
+    ]
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ HYDRA_OVERRIDES = [
     "hydra/hydra_logging=none",
 ]
 
-POSITIVE_INTEGERS = ("num_envs", "rollout_steps", "update_epochs", "minibatch_size")
+POSITIVE_INTEGERS = ("num_envs", "rollout_steps", "update_epochs", "minibatch_size", "unroll")
 RANGES = {
     "gamma": (0.0, 1.0),
     "gae_lambda": (0.0, 1.0),
@@ -146,7 +146,6 @@ def check_run(config: Mapping[str, Any]) -> None:
     check_number("seed", config["seed"], 0, 2**31 - 1, integer=True)
     for key in ("epochs", "epoch_steps", "schedule_epochs", "eval_episodes"):
         check_number(f"profile.{key}", profile[key], 1, 10**9, integer=True)
-    check_number("profile.unroll", profile["unroll"], 1, 100, integer=True)
     for key in POSITIVE_INTEGERS:
         check_number(f"method.{key}", method[key], 1, 10**6, integer=True)
     for key, (low, high) in RANGES.items():

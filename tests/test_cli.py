@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dapbench.cli import main
+from dapbench.cli import listed, main
 from dapbench.config import choices
 from dapbench.errors import UserError
 
@@ -40,6 +40,12 @@ def test_train_help_lists_tasks_and_methods(
 def test_cfg_job_shows_the_configuration(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "train", "task=ant", "--cfg", "job") == 0
     assert "env_id: Ant-v5" in capsys.readouterr().out
+
+
+def test_commas_make_a_list_but_for_sweeps_and_choices() -> None:
+    given = ["peers=sb3,sbx", "task=ant,hopper", "method.hidden=[64,64]", "out=a", "--json"]
+    assert listed(given) == ["peers=[sb3,sbx]", *given[1:]]
+    assert listed(["-m", "seed=0,1"]) == ["-m", "seed=0,1"]
 
 
 def test_params_come_before_what_is_derived_from_them(tmp_path: Path, compose: Callable[..., dict[str, Any]]) -> None:

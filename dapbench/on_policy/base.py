@@ -200,7 +200,7 @@ class OnPolicy(pl.LightningModule):
             "eps": self.hp.adam_eps,
             "max_grad_norm": self.hp.max_grad_norm,
             "compile": self.config["compile"],
-            "unroll": self.config["profile"]["unroll"],
+            "unroll": self.hp.unroll,
         }
         return Update(parameters, loss, **defaults | options)
 
@@ -218,7 +218,10 @@ class OnPolicy(pl.LightningModule):
             self.scaled_rewards = np.clip(rollout.rewards / self.reward_stats.std(), -CLIP, CLIP)
         else:
             self.scaled_rewards = rollout.rewards
-        observations = self.observation_stats.normalize(self.flat(rollout.observations[:-1]))
+        states = np.concatenate([rollout.observations.reshape(-1, self.observation_size), rollout.final_observations])
+        # Once for all of the rollout's epochs; PPO's data are the first T·E of them.
+        self.states = self.observation_stats.normalize(torch.as_tensor(states, device=self.device))
+        observations = self.states[: rollout.rewards.size]
         actions = self.flat(rollout.actions)
         with torch.no_grad():
             log_probs = gaussian_log_prob(actions, *self.actor(observations))
@@ -227,11 +230,12 @@ class OnPolicy(pl.LightningModule):
 
     @torch.no_grad()
     def values(self, rollout: Rollout, critic: nn.Module) -> tuple[np.ndarray, np.ndarray]:
-        """V of each state [T, E], and of each state that followed: an ended episode's is its true last one."""
+        """V of each state [T, E], and of each state that followed: an ended episode's is its true last one.
+
+        Reads the states that :meth:`flatten` normalised.
+        """
         steps, envs = rollout.rewards.shape
-        states = np.concatenate([rollout.observations.reshape(-1, self.observation_size), rollout.final_observations])
-        normalized = self.observation_stats.normalize(torch.as_tensor(states, device=self.device))
-        values = critic(normalized).double().cpu().numpy()
+        values = critic(self.states).double().cpu().numpy()
         by_step = values[: (steps + 1) * envs].reshape(steps + 1, envs)
         next_values = by_step[1:].copy()
         next_values[rollout.ends] = values[(steps + 1) * envs :]

@@ -91,7 +91,7 @@ class Update:
         max_grad_norm: the gradient's norm is clipped to it.
         compile: compile the step.
         unroll: at most so many minibatches in one compiled call (as many as divide their number): each step is faster,
-            the compilation longer, the result the same.
+            the compilation longer, the rounding another.
     """
 
     def __init__(

@@ -73,6 +73,7 @@ def test_advantages_use_the_true_last_state_at_time_limits(small: Small) -> None
     rollout = seen[0]
     assert rollout.dones[-1].all()
     assert not rollout.terminations.any()
+    module.flatten(rollout)
     _, next_values = module.values(rollout, module.critic)
     states = module.observation_stats.normalize(torch.as_tensor(rollout.final_observations))
     np.testing.assert_allclose(next_values[-1], module.critic(states).detach().numpy(), rtol=1e-5)
