@@ -113,7 +113,8 @@ class PPODAP(OnPolicy):
         self.beta.fill_(self.hp.beta * annealed)
         self.imitation_weight.fill_(self.hp.imitation_weight * max(0.0, 1.0 - self.progress / self.hp.imitation_decay))
         with self.clock("q"):
-            self.old_advantages, targets = self.estimate(rollout).values()
+            data |= self.estimate(rollout)
+            self.old_advantages, targets = data["advantages"], data["returns"]
             table = {"states": data["observations"], "taken": data["actions"].clamp(-1.0, 1.0), "targets": targets}
             minibatches = len(targets) // self.hp.q_minibatch_size
             for _ in range(self.hp.q_epochs):

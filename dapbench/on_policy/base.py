@@ -103,7 +103,10 @@ class OnPolicy(pl.LightningModule):
         """Reads what the method starts from (a prior, logs) once, before a run's first iteration."""
 
     def prepare(self, rollout: Rollout, data: Batch) -> list[Batch]:
-        """Adds to the flat rollout ``data`` {name: [T·E, ...]}; returns further tables for the minibatches."""
+        """Adds to the flat rollout ``data`` {name: [T·E, ...]}; returns further tables for the minibatches.
+
+        A method that needs them this early puts what :meth:`estimate` gives into ``data`` itself.
+        """
         return []
 
     def estimate(self, rollout: Rollout) -> Batch:
@@ -174,7 +177,7 @@ class OnPolicy(pl.LightningModule):
         minibatches = len(data["actions"]) // self.hp.minibatch_size
         epochs = []
         for epoch in range(self.hp.update_epochs):
-            if epoch == 0 or self.hp.recompute_advantages:
+            if "advantages" not in data or (epoch > 0 and self.hp.recompute_advantages):
                 data |= self.estimate(rollout)
             if epoch == 0:
                 unexplained = (data["returns"] - data["old_values"]).var() / (data["returns"].var() + EPSILON)
