@@ -16,8 +16,9 @@ LOCAL_SLURM = ("--engine", "slurm", "--slurm", "cluster=local")
 
 
 @pytest.fixture
-def cluster() -> Iterator[Any]:
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A Ray cluster of two nodes that can run one cell each; its head runs none."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # in place of a token in the home folder
     cluster_utils = pytest.importorskip("ray.cluster_utils")
     small: dict[str, Any] = {"object_store_memory": 80 * 2**20}
     quick = {"health_check_period_ms": 500, "health_check_timeout_ms": 500, "health_check_failure_threshold": 4}
