@@ -193,7 +193,6 @@ class SlurmWorkers:
 
 def _last_line(error: Exception) -> str:
     """The line of an error of submitit's that says most: the last of the job's trace or of sbatch's output."""
-    lines = [
-        line for line in str(error).splitlines() if line.strip() and not line.startswith(("---", "You can", "  - "))
-    ]
-    return lines[-1].strip() if lines else type(error).__name__
+    around = ("---", "You can", "  - ", "Try ")
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith(around)]
+    return lines[-1] if lines else type(error).__name__
