@@ -42,13 +42,13 @@ class Exchange:
         """Makes a request that is wanted until it is closed.
 
         Raises:
-            RuntimeError: the driver is about to end.
+            ConnectionError: the driver is about to end.
         """
         name = uuid.uuid4().hex
         request = Request(name, self._driver, str(self.root), str(self.folder), sys.executable, argv, environment)
         with self._lock:
             if self._stopped.is_set():
-                raise RuntimeError("the driver ends")
+                raise ConnectionError("the driver ends")
             request.output.touch()
             request.mark.touch()
         return request

@@ -42,7 +42,6 @@ class RayWorkers:
         finally:
             signal.signal(signal.SIGTERM, at_sigterm)  # Ray puts its own in place
         cloudpickle.register_pickle_by_value(worker)
-        self.cores = int(ray.cluster_resources().get("CPU", 1))
         again: dict[str, Any] = {"max_retries": RETRIES, "retry_exceptions": [ChildProcessError]}
         self._execute = ray.remote(num_cpus=1, scheduling_strategy="SPREAD", **again)(worker.execute)
 
