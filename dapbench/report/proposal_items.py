@@ -37,8 +37,9 @@ MAP_KEY = (
     f" their standard deviations. {RANK}"
 )
 MARGINALS_KEY = (
-    f"All four at the same {LOGGED:,} states of the logs, one action at each, scaled to [-1, 1]; prior (as the run"
-    " tuned it), guidance and policy are those of the first seed's run at its end."
+    f"All four at the same {LOGGED:,} states of the logs, one action at each; a panel for each dimension, scaled to"
+    " [-1, 1], heights on a square-root scale. Prior (as the run tuned it), guidance and policy are those of the first"
+    " seed's run at its end."
 )
 WORDS = {"prior": "prior", "guided": "guided proposals", "policy": "policy"}
 COLOURS = dict(zip(WHOSE, ("0.55", *sns.color_palette("colorblind")[:3]), strict=True))
@@ -134,9 +135,9 @@ def action_marginals(results: Results) -> tuple:
     """The marginal distribution of each action dimension at the logs' states, a row of panels for each task."""
     found, reasons = per_task(results, marginals)
     sizes = {task: own["logs"].shape[1] for task, own in found.items()}
-    columns = min(8, max(sizes.values()))
+    columns = min(9, max(sizes.values()))
     rows = [(task, range(i, min(i + columns, size))) for task, size in sizes.items() for i in range(0, size, columns)]
-    drawing = Figure(figsize=(PAGE_WIDTH * max(columns, 4) / 8, 1.35 * len(rows) + 0.5), layout="constrained")
+    drawing = Figure(figsize=(PAGE_WIDTH * max(columns, 5) / 9, 1.35 * len(rows) + 0.5), layout="constrained")
     grid = drawing.subplots(len(rows), columns, squeeze=False)
     for axes, (task, dimensions) in zip(grid, rows, strict=True):
         for axis in axes[len(dimensions) :]:
@@ -149,11 +150,12 @@ def action_marginals(results: Results) -> tuple:
                     axis.stairs(share, BINS, fill=True, color=COLOURS[whose], alpha=0.5, label=whose)
                 else:
                     axis.stairs(share, BINS, color=COLOURS[whose], linewidth=1.2, label=whose)
+            axis.set_yscale("function", functions=(np.sqrt, np.square))  # the ends, where actions are clipped, tower
             axis.set(yticks=[], xlim=(-1, 1), xticks=[-1, 0, 1])
             axis.tick_params(labelsize="small", length=2)
-            axis.set_title(f"action {dimension + 1}", fontsize="small", pad=2)
+            text = str(dimension + 1) if dimension else f"{results.titles[task]}: 1"
+            axis.set_title(text, fontsize="small", pad=2, loc="left")
             sns.despine(ax=axis, left=True)
-        axes[0].set_ylabel(results.titles[task] if not dimensions.start else "", fontsize="small")
     handles, labels = grid[0, 0].get_legend_handles_labels()
     drawing.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     means = {whose: np.mean([distance(own[whose], own["logs"]) for own in found.values()]) for whose in WHOSE[1:]}
