@@ -43,7 +43,7 @@ class PPG(OnPolicy):
                 table["old_log_std"] = old_log_std.expand_as(table["old_mean"]).clone()
             minibatches = len(table["targets"]) // self.hp.auxiliary_minibatch_size
             for _ in range(self.hp.auxiliary_epochs):
-                metrics = self.updates["auxiliary"].epoch([table], minibatches, self.generator)
+                metrics = self.updates["auxiliary"].epoch(table, minibatches, self.generator)
         return {"auxiliary_value_loss": metrics["auxiliary_value_loss"], "clone_kl": metrics["clone_kl"]}
 
     def auxiliary_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -43,7 +43,7 @@ class PPOBC(OnPolicy):
         }
         minibatches = len(returns) // self.hp.warm_start_minibatch_size
         for _ in range(self.hp.warm_start_epochs):
-            self.updates["warm_start"].epoch([table], minibatches, self.generator)
+            self.updates["warm_start"].epoch(table, minibatches, self.generator)
 
     def warm_start_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """−E log π(a|s) of the logged actions, and ½ E[(V(s) − G)²] of their discounted returns."""

@@ -42,7 +42,7 @@ class PPORND(OnPolicy):
             "intrinsic": self.update_of({"critic": self.intrinsic_critic}, self.intrinsic_loss),
         }
 
-    def prepare(self, rollout: Rollout, data: Batch) -> list[Batch]:
+    def prepare(self, rollout: Rollout, data: Batch) -> None:
         """Intrinsic rewards of the states reached, divided by the running std of their discounted return."""
         with torch.no_grad():
             reached = self.observation_stats.normalize(self.flat(rollout.observations[1:])).clamp(-CLIP, CLIP)
@@ -54,7 +54,6 @@ class PPORND(OnPolicy):
         self.intrinsic_stats.update(returns.ravel())
         self.intrinsic_rewards = bonus / self.intrinsic_stats.std()
         self.reached = reached
-        return []
 
     def estimate(self, rollout: Rollout) -> Batch:
         extrinsic = super().estimate(rollout)
@@ -77,10 +76,10 @@ class PPORND(OnPolicy):
             known = torch.randperm(len(self.reached), generator=self.rnd_generator).to(self.device)
             chosen = {"reached": self.reached[known[: round(self.hp.predictor_share * len(known))]]}
             size = self.hp.minibatch_size
-            metrics = self.updates["predictor"].epoch([chosen], len(chosen["reached"]) // size, self.rnd_generator)
+            metrics = self.updates["predictor"].epoch(chosen, len(chosen["reached"]) // size, self.rnd_generator)
             table = {"states": data["observations"], "targets": self.intrinsic_returns}
             for _ in range(self.hp.intrinsic_epochs):
-                metrics |= self.updates["intrinsic"].epoch([table], len(known) // size, self.rnd_generator)
+                metrics |= self.updates["intrinsic"].epoch(table, len(known) // size, self.rnd_generator)
         reward = {"intrinsic_reward": float(self.intrinsic_rewards.mean())}
         return {name: metrics[name] for name in ("predictor_loss", "intrinsic_value_loss")} | reward
 

@@ -72,9 +72,18 @@ def diffusion_bound(denoised: Tensor, clean: Tensor, sigma: Tensor, log_range: f
     return log_range * ((denoised - clean) ** 2).sum(-1) / sigma**2
 
 
-def imitation_loss(proposals: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """L_aux = −E log π(ã | s) over kept proposals [B, m, A], with the policy's ``mean`` [B, A] and ``log_std`` [A]."""
-    return -gaussian_log_prob(proposals, mean.unsqueeze(-2), log_std).mean()
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """The mean of ``values`` [B] where ``mask`` [B] is 1 and not 0; zero where it is nowhere."""
+    return (mask * values).sum() / mask.sum().clamp(min=1.0)
+
+
+def imitation_loss(proposals: Tensor, mean: Tensor, log_std: Tensor, mask: Tensor) -> Tensor:
+    """L_aux = −E log π(ã | s) over the kept proposals ã [B, m, A] of those states whose ``mask`` [B] is 1.
+
+    Args:
+        mean, log_std: the policy's, [B, A] and [A].
+    """
+    return -masked_mean(gaussian_log_prob(proposals, mean.unsqueeze(-2), log_std).mean(-1), mask)
 
 
 def energy_weights(q_values: Tensor, beta: Tensor) -> Tensor:

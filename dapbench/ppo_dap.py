@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from dapbench.config import check_choice, check_number
-from dapbench.errors import UserError
 from dapbench.losses import (
     energy_weights,
     gaussian_entropy,
     gaussian_kl,
     gaussian_log_prob,
     imitation_loss,
+    masked_mean,
     value_loss,
 )
 from dapbench.on_policy.base import OnPolicy
@@ -28,7 +28,6 @@ from dapbench.on_policy.updates import Batch, Update
 from dapbench.prior.base import Guidance, build_prior, read_prior
 
 RANGES = {
-    "state_share": (0.0, 1.0),
     "guidance_scale": (0.0, 2.0),
     "beta": (0.0, 1e3),
     "beta_anneal": (0.0, 1.0),
@@ -58,12 +57,7 @@ def check_settings(method: dict[str, Any]) -> None:
     check_choice("method.kl_form", method["kl_form"], ("moments", "score"))
     check_choice("method.tuning", method["tuning"], ("lora", "full", "frozen"))
     rollout = method["num_envs"] * method["rollout_steps"]
-    minibatches = rollout // method["minibatch_size"]
-    if round(method["state_share"] * rollout) < minibatches:
-        raise UserError(
-            f"method.state_share={method['state_share']} leaves some of a rollout's {minibatches} minibatches without "
-            f"a state with proposals; it is at least {minibatches / rollout:g}"
-        )
+    check_number("method.state_share", method["state_share"], 1 / rollout, 1)  # one state at least
     for key in ("q_minibatch_size", "tuning_batch_size"):
         check_number(f"method.{key}", method[key], 1, rollout, integer=True)
 
@@ -108,7 +102,7 @@ class PPODAP(OnPolicy):
 
     # -- before PPO's epochs: fit Q, draw proposals ------------------------------------------------------------------
 
-    def prepare(self, rollout: Rollout, data: Batch) -> list[Batch]:
+    def prepare(self, rollout: Rollout, data: Batch) -> None:
         annealed = min(1.0, self.progress / self.hp.beta_anneal) if self.hp.beta_anneal > 0 else 1.0
         self.beta.fill_(self.hp.beta * annealed)
         self.imitation_weight.fill_(self.hp.imitation_weight * max(0.0, 1.0 - self.progress / self.hp.imitation_decay))
@@ -118,24 +112,43 @@ class PPODAP(OnPolicy):
             table = {"states": data["observations"], "taken": data["actions"].clamp(-1.0, 1.0), "targets": targets}
             minibatches = len(targets) // self.hp.q_minibatch_size
             for _ in range(self.hp.q_epochs):
-                self.q_metrics = self.updates["q"].epoch([table], minibatches, self.generator)
-        with self.clock("proposals"):
-            count = round(self.hp.state_share * len(targets))
-            chosen = torch.randperm(len(targets), generator=self.generator)[:count].to(self.device)
-            raw = self.flat(rollout.observations[:-1])[chosen]
-            shape = (count, self.hp.proposals, self.action_size)
-            noise = torch.randn(shape, generator=self.generator).to(self.device)
-            uniform = torch.rand(shape[:2], generator=self.generator).to(self.device)
-            with torch.no_grad():
-                self.proposals = self.propose(self.prior.standardise(raw), data["observations"][chosen], noise, uniform)
-                self.old_policy = [output.clone() for output in self.actor(data["observations"])]
-                self.old_imitation_loss = self.whole_imitation_loss()
-        if self.hp.kl_weight > 0 and self.hp.kl_form == "score":
-            level = torch.rand(count, generator=self.generator)
-            xi, epsilon = torch.randn(2, count, self.action_size, generator=self.generator)
-            draws = {"kl_level": level, "kl_xi": xi, "kl_epsilon": epsilon}
-            self.proposals |= {name: draw.to(self.device) for name, draw in draws.items()}
-        return [self.proposals]
+                self.q_metrics = self.updates["q"].epoch(table, minibatches, self.generator)
+        with self.clock("proposals"), torch.no_grad():
+            raw = self.flat(rollout.observations[:-1])
+            data |= self.propose_at_some(raw, data["observations"])
+            if self.hp.kl_weight > 0 and self.hp.kl_form == "score":
+                data |= self.score_draws(raw)
+            self.old_policy = [output.clone() for output in self.actor(data["observations"])]
+            self.old_imitation_loss = self.whole_imitation_loss(data)
+
+    def propose_at_some(self, raw: Tensor, observations: Tensor) -> Batch:
+        """Proposals at a random share of the N states, as columns with a row for each state.
+
+        Args:
+            raw, observations: the states as the environments gave them and as the policy standardises them, [N, O].
+
+        Returns:
+            ``kept`` [N, m, A], ``prior_mean`` and ``prior_log_std`` [N, A], zero where ``proposed`` [N] is 0.
+        """
+        count = round(self.hp.state_share * len(raw))
+        chosen = torch.randperm(len(raw), generator=self.generator)[:count].to(self.device)
+        shape = (count, self.hp.proposals, self.action_size)
+        noise = torch.randn(shape, generator=self.generator).to(self.device)
+        uniform = torch.rand(shape[:2], generator=self.generator).to(self.device)
+        proposals = self.propose(self.prior.standardise(raw[chosen]), observations[chosen], noise, uniform)
+        self.q_gain = float(proposals.pop("q_gain").mean())
+        columns = {name: part.new_zeros(len(raw), *part.shape[1:]) for name, part in proposals.items()}
+        for name, part in proposals.items():
+            columns[name][chosen] = part
+        return columns | {"proposed": raw.new_zeros(len(raw)).index_fill(0, chosen, 1.0)}
+
+    def score_draws(self, raw: Tensor) -> Batch:
+        """What the score form of the KL reads at each of the N states: the prior's view of it, and random draws."""
+        level = torch.rand(len(raw), generator=self.generator)
+        xi, epsilon = torch.randn(2, len(raw), self.action_size, generator=self.generator)
+        draws = {"kl_level": level, "kl_xi": xi, "kl_epsilon": epsilon}
+        states = {"prior_states": self.prior.standardise(raw)}
+        return states | {name: draw.to(self.device) for name, draw in draws.items()}
 
     def q_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """½ E[(Q(s, a) − R)²] with the λ-returns R of the current rollout at the actions taken."""
@@ -150,8 +163,8 @@ class PPODAP(OnPolicy):
             noise, uniform: standard normal [M, K, A] and uniform [M, K] draws.
 
         Returns:
-            ``proposal_states`` and ``proposal_observations`` [M, O], ``kept`` [M, m, A], the moments of all K
-            (``prior_mean``, ``prior_log_std`` [M, A]), and Q's gain of the kept over the mean proposal [M].
+            ``kept`` [M, m, A], the moments of all K (``prior_mean``, ``prior_log_std`` [M, A]), and ``q_gain`` [M], by
+            which Q of the kept proposals exceeds that of the mean one.
         """
         scale = self.hp.guidance_scale
         guidance = Guidance(self.q_gradient, observations, scale) if scale > 0 else None
@@ -163,8 +176,6 @@ class PPODAP(OnPolicy):
         index = scores.topk(self.hp.kept, -1).indices
         kept = actions.gather(1, index.unsqueeze(-1).expand(-1, -1, actions.shape[-1]))
         return {
-            "proposal_states": states,
-            "proposal_observations": observations,
             "kept": kept,
             "prior_mean": actions.mean(1),
             "prior_log_std": actions.std(1).clamp(min=self.hp.prior_std_min).log(),
@@ -181,30 +192,29 @@ class PPODAP(OnPolicy):
 
     # -- PPO's epochs: the two extra terms of the actor's loss -------------------------------------------------------
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, metrics = super().loss(batch)
-        mean, log_std = self.actor(batch["proposal_observations"])
+    def actor_terms(self, batch: Batch, mean: Tensor, log_std: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        terms, metrics = mean.new_zeros(()), {}
         if self.hp.imitation_weight > 0:
-            metrics["imitation_loss"] = imitation_loss(batch["kept"], mean, log_std)
-            loss = loss + self.imitation_weight * metrics["imitation_loss"]
+            metrics["imitation_loss"] = imitation_loss(batch["kept"], mean, log_std, batch["proposed"])
+            terms = terms + self.imitation_weight * metrics["imitation_loss"]
         if self.hp.kl_weight > 0:
             metrics["prior_kl"] = self.prior_kl(batch, mean, log_std)
-            loss = loss + self.hp.kl_weight * metrics["prior_kl"]
-        return loss, metrics
+            terms = terms + self.hp.kl_weight * metrics["prior_kl"]
+        return terms, metrics
 
     def prior_kl(self, batch: Batch, mean: Tensor, log_std: Tensor) -> Tensor:
         """KL(π ‖ p): ``moments`` against the Gaussian that matches the proposals, ``score`` through the denoiser."""
         if self.hp.kl_form == "moments":
-            return gaussian_kl(mean, log_std, batch["prior_mean"], batch["prior_log_std"]).mean()
+            divergence = gaussian_kl(mean, log_std, batch["prior_mean"], batch["prior_log_std"])
+            return masked_mean(divergence, batch["proposed"])
         actions = mean + log_std.exp() * batch["kl_xi"]
-        states, level, epsilon = batch["proposal_states"], batch["kl_level"], batch["kl_epsilon"]
-        surprise = self.prior.surprise(states, actions, level, epsilon)
+        surprise = self.prior.surprise(batch["prior_states"], actions, batch["kl_level"], batch["kl_epsilon"])
         return surprise.mean() - gaussian_entropy(log_std)
 
     # -- after PPO's epochs: tune the prior, measure the bound's terms -----------------------------------------------
 
     def finish(self, rollout: Rollout, data: Batch) -> dict[str, float]:
-        metrics = {"q_loss": self.q_metrics["q_loss"], "q_gain": float(self.proposals["q_gain"].mean())}
+        metrics = {"q_loss": self.q_metrics["q_loss"], "q_gain": self.q_gain}
         metrics |= {"beta": float(self.beta), "imitation_weight": float(self.imitation_weight), "prior_drift": 0.0}
         if self.hp.tuning != "frozen" and (self.iteration + 1) % self.hp.tuning_every == 0:
             with self.clock("pet"):
@@ -220,7 +230,7 @@ class PPODAP(OnPolicy):
         table |= self.prior.corrupt(actions, self.generator)
         with torch.no_grad():
             table["previous"] = self.prior.predict(table)
-        metrics = self.updates["prior"].epoch([table], len(chosen) // self.hp.tuning_batch_size, self.generator)
+        metrics = self.updates["prior"].epoch(table, len(chosen) // self.hp.tuning_batch_size, self.generator)
         with torch.no_grad():
             drift = self.prior.drift(self.prior.predict(table), table["previous"], table)
         return {"prior_loss": metrics["prior_loss"], "prior_drift": float(drift)}
@@ -247,7 +257,7 @@ class PPODAP(OnPolicy):
         old_mean, old_log_std = self.old_policy
         kl = gaussian_kl(old_mean, old_log_std, mean, log_std).mean().clamp(min=0.0)
         gamma, epsilon = self.hp.gamma, float(self.old_advantages.abs().max())
-        gained = self.old_imitation_loss - self.whole_imitation_loss()
+        gained = self.old_imitation_loss - self.whole_imitation_loss(data)
         return {
             "policy_kl": float(kl),
             "bound_surrogate": surrogate / (1.0 - gamma),
@@ -256,6 +266,7 @@ class PPODAP(OnPolicy):
             "bound_prior_drift": prior_drift,
         }
 
-    def whole_imitation_loss(self) -> Tensor:
+    def whole_imitation_loss(self, data: Batch) -> Tensor:
         """L_aux of the current policy over all of the rollout's kept proposals."""
-        return imitation_loss(self.proposals["kept"], *self.actor(self.proposals["proposal_observations"]))
+        mean, log_std = self.actor(data["observations"])
+        return imitation_loss(data["kept"], mean, log_std, data["proposed"])

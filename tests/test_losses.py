@@ -80,15 +80,20 @@ def test_diffusion_bound_is_a_gaussians_log_density() -> None:
 
 def test_imitation_loss_is_the_mean_negative_log_prob(gaussians: tuple[torch.Tensor, ...]) -> None:
     mean, log_std, first, second = gaussians
-    loss = losses.imitation_loss(torch.stack([first, second], 1), mean, log_std)
+    proposals, everywhere = torch.stack([first, second], 1), torch.ones(len(mean))
     p = normal(mean, log_std)
-    torch.testing.assert_close(loss, -0.5 * (p.log_prob(first).mean() + p.log_prob(second).mean()))
+    expected = -0.5 * (p.log_prob(first).mean() + p.log_prob(second).mean())
+    torch.testing.assert_close(losses.imitation_loss(proposals, mean, log_std, everywhere), expected)
+    one = torch.zeros(len(mean)).index_fill(0, torch.tensor([1]), 1.0)
+    expected = -0.5 * (p.log_prob(first) + p.log_prob(second))[1]
+    torch.testing.assert_close(losses.imitation_loss(proposals, mean, log_std, one), expected)
+    assert losses.imitation_loss(proposals, mean, log_std, torch.zeros(len(mean))) == 0
 
 
 def test_imitation_loss_moves_the_std_too() -> None:
     """Without it the gain was measured to vanish (design: the std must follow the proposals)."""
     log_std = torch.zeros(2, requires_grad=True)
-    losses.imitation_loss(torch.zeros(4, 1, 2), torch.zeros(4, 2), log_std).backward()
+    losses.imitation_loss(torch.zeros(4, 1, 2), torch.zeros(4, 2), log_std, torch.ones(4)).backward()
     torch.testing.assert_close(log_std.grad, torch.ones(2))  # all proposals at the mean: shrink
 
 

@@ -9,7 +9,9 @@ import torch
 
 from dapbench.errors import UserError
 from dapbench.on_policy.base import OnPolicy
+from dapbench.on_policy.rollout import Rollout
 from dapbench.on_policy.training import build, fit
+from dapbench.on_policy.updates import Batch
 from dapbench.ppo_dap import PPODAP
 from dapbench.prior.base import build_prior
 
@@ -42,10 +44,19 @@ def stepped(make: Make) -> PPODAP:
 
 
 def loss_batch(module: PPODAP) -> dict[str, torch.Tensor]:
+    """A minibatch of 20 states, of which some have proposals."""
     torch.manual_seed(1)
-    rows = {name: column[:20] for name, column in module.proposals.items()}
-    rows |= {"observations": torch.randn(20, 10), "actions": torch.randn(20, 2), "log_probs": torch.randn(20)}
+    raw = torch.randn(20, 10)
+    with torch.no_grad():
+        rows = module.propose_at_some(raw, raw) | module.score_draws(raw)
+    rows |= {"observations": raw, "actions": torch.randn(20, 2), "log_probs": torch.randn(20)}
     return rows | {"advantages": torch.randn(20), "returns": torch.randn(20)}
+
+
+def ppo_loss(module: PPODAP, batch: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
+    with monkeypatch.context() as patch:
+        patch.setattr(PPODAP, "actor_terms", OnPolicy.actor_terms)
+        return module.loss(batch)[0]
 
 
 @pytest.mark.parametrize("kl_form", ["moments", "score"])
@@ -60,25 +71,45 @@ def test_the_actors_loss_reaches_neither_the_prior_nor_q(make: Make, kl_form: st
     assert all(p.grad is None for p in module.prior.parameters())
 
 
-def test_proposals_carry_no_graph(stepped: PPODAP) -> None:
-    assert not any(column.requires_grad for column in stepped.proposals.values())
+def test_proposals_carry_no_graph(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, original = [], PPODAP.optimize
+
+    def optimize(self: PPODAP, rollout: Rollout, data: Batch) -> dict[str, float]:
+        seen.append(data)
+        return original(self, rollout, data)
+
+    monkeypatch.setattr(PPODAP, "optimize", optimize)
+    fit(make(), [])
+    assert seen[0]["proposed"].sum() == 100  # half of the rollout's 200 states
+    assert not any(column.requires_grad for data in seen for column in data.values())
 
 
-def test_imitation_moves_the_actor_alone(stepped: PPODAP) -> None:
+def test_proposals_lie_in_their_own_rows(stepped: PPODAP) -> None:
+    raw = torch.randn(40, 10)
+    with torch.no_grad():
+        columns = stepped.propose_at_some(raw, raw)
+    proposed = columns["proposed"].bool()
+    assert proposed.sum() == 20
+    for name in ("kept", "prior_mean", "prior_log_std"):
+        filled = columns[name].flatten(1).abs().sum(-1) > 0
+        assert torch.equal(filled, proposed), name
+
+
+def test_imitation_moves_the_actor_alone(stepped: PPODAP, monkeypatch: pytest.MonkeyPatch) -> None:
     """The critic's gradient is PPO's own, with or without PPO-DAP's terms."""
     batch = loss_batch(stepped)
     stepped.imitation_weight.fill_(1.0)
     ours = torch.autograd.grad(stepped.loss(batch)[0], list(stepped.critic.parameters()))
-    ppo = torch.autograd.grad(OnPolicy.loss(stepped, batch)[0], list(stepped.critic.parameters()))
+    ppo = torch.autograd.grad(ppo_loss(stepped, batch, monkeypatch), list(stepped.critic.parameters()))
     for a, b in zip(ours, ppo, strict=True):
         torch.testing.assert_close(a, b)
 
 
-def test_without_its_terms_the_loss_is_ppos(make: Make) -> None:
+def test_without_its_terms_the_loss_is_ppos(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     module = make("method.imitation_weight=0", "method.kl_weight=0")
     fit(module, [])
     batch = loss_batch(module)
-    torch.testing.assert_close(module.loss(batch)[0], OnPolicy.loss(module, batch)[0])
+    torch.testing.assert_close(module.loss(batch)[0], ppo_loss(module, batch, monkeypatch))
 
 
 def test_tuning_moves_the_adapters_and_not_the_backbone(make: Make) -> None:
@@ -128,9 +159,11 @@ def test_energy_keeps_the_best_when_beta_is_large(stepped: PPODAP) -> None:
 
 
 def test_curve_has_the_dual_proximal_terms(stepped: PPODAP) -> None:
-    terms = stepped.bound_terms(
-        {"observations": torch.randn(200, 10), "actions": torch.randn(200, 2), "log_probs": torch.randn(200)}, 0.5
-    )
+    raw = torch.randn(200, 10)
+    with torch.no_grad():
+        data = stepped.propose_at_some(raw, raw)
+    data |= {"observations": raw, "actions": torch.randn(200, 2), "log_probs": torch.randn(200)}
+    terms = stepped.bound_terms(data, 0.5)
     assert set(terms) == {"policy_kl", "bound_surrogate", "bound_policy_shift", "bound_imitation", "bound_prior_drift"}
     assert terms["bound_policy_shift"] >= 0
     assert terms["bound_prior_drift"] == 0.5
@@ -145,14 +178,14 @@ def test_compiled_equals_eager(make: Make) -> None:
     for name in ("policy", "q", "prior"):
         ours, theirs = compiled.updates[name].flat, eager.updates[name].flat
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(compiled.proposals["kept"], eager.proposals["kept"], rtol=1e-3, atol=1e-3)
+    assert compiled.q_gain == pytest.approx(eager.q_gain, abs=1e-3)
 
 
 BAD = {
     "method.proposals=1": "method.proposals=1 is not a whole number from 2",
     "method.kept=9": "method.kept=9 is not a whole number from 1 to 8",
-    "method.state_share=0.001": "method.state_share=0.001 leaves some of a rollout's 4 minibatches without",
-    "method.state_share=2": "method.state_share=2 is not a number from 0 to 1",
+    "method.state_share=0.001": "method.state_share=0.001 is not a number from 0.005 to 1",
+    "method.state_share=2": "method.state_share=2 is not a number from 0.005 to 1",
     "method.imitation_decay=0": "method.imitation_decay=0",
     "method.kl_form=exact": "method.kl_form=exact is not one of moments, score",
     "method.tuning=qlora": "method.tuning=qlora is not one of lora, full, frozen",

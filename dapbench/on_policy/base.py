@@ -42,9 +42,9 @@ class OnPolicy(pl.LightningModule):
     """PPO (Schulman et al. 2017) with a diagonal Gaussian policy, and the hooks that derived methods override.
 
     Hooks, in the order of an iteration: :meth:`build` (networks), :meth:`make_updates` (their optimisers),
-    :meth:`prepare` (after the rollout), :meth:`estimate` (advantages, once per epoch or per rollout),
-    :meth:`loss` (one minibatch), :meth:`finish` (after the epochs). What a method carries from one iteration to the
-    next beside parameters, buffers and optimisers it names in ``state``, so that a stopped run can go on.
+    :meth:`prepare` (after the rollout), :meth:`estimate` (advantages, once per epoch or per rollout), :meth:`loss` or
+    :meth:`actor_terms` (one minibatch), :meth:`finish` (after the epochs). What a method carries from one iteration to
+    the next beside parameters, buffers and optimisers it names in ``state``, so that a stopped run can go on.
 
     Args:
         config: a run's resolved configuration (``task``, ``method``, ``profile``, ``seed``, ``compile``, ...).
@@ -102,12 +102,11 @@ class OnPolicy(pl.LightningModule):
     def load_inputs(self) -> None:
         """Reads what the method starts from (a prior, logs) once, before a run's first iteration."""
 
-    def prepare(self, rollout: Rollout, data: Batch) -> list[Batch]:
-        """Adds to the flat rollout ``data`` {name: [T·E, ...]}; returns further tables for the minibatches.
+    def prepare(self, rollout: Rollout, data: Batch) -> None:
+        """Adds to the flat rollout ``data`` {name: [T·E, ...]} what the loss reads beyond PPO's.
 
         A method that needs them this early puts what :meth:`estimate` gives into ``data`` itself.
         """
-        return []
 
     def estimate(self, rollout: Rollout) -> Batch:
         """Advantages and value targets [T·E] under the current value function."""
@@ -139,7 +138,13 @@ class OnPolicy(pl.LightningModule):
             "approx_kl": approximate_kl(log_prob, batch["log_probs"]),
             "clip_fraction": ((log_prob - batch["log_probs"]).exp() - 1.0).abs().gt(self.hp.clip).float().mean(),
         }
-        return policy + self.hp.value_weight * value - self.hp.entropy_weight * entropy, metrics
+        further, reported = self.actor_terms(batch, mean, log_std)
+        loss = policy + self.hp.value_weight * value - self.hp.entropy_weight * entropy + further
+        return loss, metrics | reported
+
+    def actor_terms(self, batch: Batch, mean: Tensor, log_std: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What a method adds to PPO's loss at the policy's output ``mean`` [B, A], and what to report of it."""
+        return mean.new_zeros(()), {}
 
     def finish(self, rollout: Rollout, data: Batch) -> dict[str, float]:
         """Whatever follows PPO's epochs; returns further metrics."""
@@ -161,9 +166,9 @@ class OnPolicy(pl.LightningModule):
             )
         self.require_finite(observations=rollout.observations, rewards=rollout.rewards)
         data = self.flatten(rollout)
-        tables = [data, *self.prepare(rollout, data)]
+        self.prepare(rollout, data)
         with self.clock("update"):
-            metrics = self.optimize(rollout, data, tables)
+            metrics = self.optimize(rollout, data)
         metrics |= self.finish(rollout, data)
         self.require_finite(parameters=self.updates["policy"].flat, **metrics)
         self.observation_stats.update(rollout.observations[:-1].reshape(-1, self.observation_size))
@@ -172,7 +177,7 @@ class OnPolicy(pl.LightningModule):
         self.metrics.append(metrics)
         self.episodes += zip(rollout.episode_returns.tolist(), rollout.episode_lengths.tolist(), strict=True)
 
-    def optimize(self, rollout: Rollout, data: Batch, tables: list[Batch]) -> dict[str, float]:
+    def optimize(self, rollout: Rollout, data: Batch) -> dict[str, float]:
         """PPO's epochs over the rollout, with advantages estimated anew before each one if so configured."""
         minibatches = len(data["actions"]) // self.hp.minibatch_size
         epochs = []
@@ -181,7 +186,7 @@ class OnPolicy(pl.LightningModule):
                 data |= self.estimate(rollout)
             if epoch == 0:
                 unexplained = (data["returns"] - data["old_values"]).var() / (data["returns"].var() + EPSILON)
-            epochs.append(self.updates["policy"].epoch(tables, minibatches, self.generator))
+            epochs.append(self.updates["policy"].epoch(data, minibatches, self.generator))
         means = {name: float(np.mean([metrics[name] for metrics in epochs])) for name in epochs[0]}
         # The policy's shift is what it is after the last epoch, not on the way there.
         means |= {name: epochs[-1][name] for name in ("approx_kl", "clip_fraction") if name in means}

@@ -7,8 +7,9 @@ inputs to guard. The optimiser is an ordinary ``torch.optim.Adam`` over that ten
 
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ def maybe_compile(function: Callable, compile: bool, device: torch.device) -> Ca
     if not (compile and can_compile()):
         return function
     # The kernels of these small networks take as long as calling them from Python: on the CPU, C++ calls them.
-    options = {"cpp_wrapper": True} if device.type == "cpu" else None
+    options: dict[str, Any] | None = {"cpp_wrapper": True} if device.type == "cpu" else None
     return torch.compile(function, fullgraph=True, dynamic=False, options=options)
 
 
@@ -126,12 +127,11 @@ class Update:
         """Sets Adam's learning rate without a recompilation."""
         self.optimizer.param_groups[0]["lr"].fill_(learning_rate)
 
-    def epoch(self, tables: Sequence[Batch], minibatches: int, generator: torch.Generator) -> dict[str, float]:
+    def epoch(self, table: Batch, minibatches: int, generator: torch.Generator) -> dict[str, float]:
         """One pass over the data in random minibatches.
 
         Args:
-            tables: each a dictionary of tensors with one leading length N; every minibatch takes N // minibatches
-                rows of every table. Names are unique over the tables.
+            table: tensors with one leading length N; every minibatch takes N // minibatches of the rows.
             minibatches: how many steps to take.
             generator: shuffles the rows.
 
@@ -139,15 +139,12 @@ class Update:
             The metrics' means over the steps, with the loss (``loss``) and the gradient's norm (``grad_norm``).
         """
         unroll = max(u for u in range(1, self._unroll + 1) if minibatches % u == 0)
-        device = self.flat.device
-        indices = []
-        for table in tables:
-            length = len(next(iter(table.values())))
-            order = torch.randperm(length, generator=generator).to(device)
-            size = length // minibatches
-            indices.append(order[: size * minibatches].view(minibatches // unroll, unroll, size))
+        length = len(next(iter(table.values())))
+        size = length // minibatches
+        order = torch.randperm(length, generator=generator).to(self.flat.device)
+        rows = order[: size * minibatches].view(minibatches // unroll, unroll, size)
         if not self._metric_names:
-            first = self._rows(tables, [index[0, 0] for index in indices])
+            first = {name: column[rows[0, 0]] for name, column in table.items()}
             self._metric_names = ["loss", "grad_norm", *self._module(first)[1]]
         state = self.optimizer.state[self.flat]
         arguments = (
@@ -156,22 +153,16 @@ class Update:
             state["exp_avg_sq"],
             state["step"],
             self.optimizer.param_groups[0]["lr"],
-            tables,
+            table,
         )
         with torch.no_grad():
-            total = self._compiled_steps(*arguments, [index[0] for index in indices])
+            total = self._compiled_steps(*arguments, rows[0])
             # The first call has checked that the compiled graph fits; the others of the epoch differ in values alone.
             with torch.compiler.set_stance(skip_guard_eval_unsafe=True):
                 for call in range(1, minibatches // unroll):
-                    total = total + self._compiled_steps(*arguments, [index[call] for index in indices])
-        means = (torch.as_tensor(total) / minibatches).tolist()
+                    total = total + self._compiled_steps(*arguments, rows[call])
+        means = (total / minibatches).tolist()
         return dict(zip(self._metric_names, means, strict=True))
-
-    @staticmethod
-    def _rows(tables: Sequence[Batch], indices: Sequence[Tensor]) -> Batch:
-        return {
-            name: column[index] for table, index in zip(tables, indices, strict=True) for name, column in table.items()
-        }
 
     def _objective(self, flat: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         return functional_call(self._module, self.parameters.views(flat), (batch,))
@@ -183,13 +174,14 @@ class Update:
         exp_avg_sq: Tensor,
         step: Tensor,
         rate: Tensor,
-        tables: Sequence[Batch],
-        indices: Sequence[Tensor],
+        table: Batch,
+        rows: Tensor,
     ) -> Tensor:
-        """The graph: ``unroll`` steps in place; returns the sum of [loss, grad_norm, *metrics] over them."""
+        """The graph: a step in place for each of ``rows`` [unroll, B]; the sum of [loss, grad_norm, *metrics]."""
         total = flat.new_zeros(())
-        for i in range(len(indices[0])):
-            gradient, (loss, metrics) = self._gradient(flat, self._rows(tables, [index[i] for index in indices]))
+        for i in range(len(rows)):
+            batch = {name: column[rows[i]] for name, column in table.items()}
+            gradient, (loss, metrics) = self._gradient(flat, batch)
             norm = gradient.norm()
             gradient = gradient * (self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
             adam(

@@ -80,7 +80,7 @@ def test_an_update_equals_sb3s(small: Callable[..., dict[str, Any]]) -> None:
     theirs = sb3_update(module, rollout)
     before = module.updates["policy"].flat.clone()
     data = module.flatten(rollout)
-    module.optimize(rollout, data, [data])
+    module.optimize(rollout, data)
     assert (module.updates["policy"].flat - before).abs().max() > 1e-3
     extractor = theirs.mlp_extractor
     layers = [*extractor.policy_net[::2], theirs.action_net, *extractor.value_net[::2], theirs.value_net]
