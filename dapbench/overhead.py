@@ -49,9 +49,12 @@ def one_core() -> Iterator[None]:
 
 
 def budget_arguments(config: dict[str, Any], folder: Path) -> list[str]:
-    """Arguments of ``dapbench train`` for runs of ``overhead_epochs`` with one episode of evaluation."""
-    profile = config["profile"]
-    budget = {"epochs": profile["overhead_epochs"], "eval_episodes": 1}
+    """Arguments of ``dapbench train`` for runs of ``overhead_epochs`` with one episode of evaluation.
+
+    Schedules are squeezed into them, so that each of a method's phases has its share of the time as in a whole run.
+    """
+    epochs = config["profile"]["overhead_epochs"]
+    profile, budget = config["profile"], {"epochs": epochs, "schedule_epochs": epochs, "eval_episodes": 1}
     if config["params"] is None:
         return [f"profile={profile['name']}", *(f"profile.{key}={value}" for key, value in budget.items())]
     # A params file would bring the profile's own numbers back, so the runs get a copy of it with these.

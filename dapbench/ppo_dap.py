@@ -57,7 +57,8 @@ def check_settings(method: dict[str, Any]) -> None:
     check_choice("method.kl_form", method["kl_form"], ("moments", "score"))
     check_choice("method.tuning", method["tuning"], ("lora", "full", "frozen"))
     rollout = method["num_envs"] * method["rollout_steps"]
-    check_number("method.state_share", method["state_share"], 1 / rollout, 1)  # one state at least
+    for key in ("state_share", "kl_state_share"):
+        check_number(f"method.{key}", method[key], 1 / rollout, 1)  # one state at least
     for key in ("q_minibatch_size", "tuning_batch_size"):
         check_number(f"method.{key}", method[key], 1, rollout, integer=True)
 
@@ -130,7 +131,8 @@ class PPODAP(OnPolicy):
         Returns:
             ``kept`` [N, m, A], ``prior_mean`` and ``prior_log_std`` [N, A], zero where ``proposed`` [N] is 0.
         """
-        count = round(self.hp.state_share * len(raw))
+        share = self.hp.state_share if self.imitation_weight > 0 else self.hp.kl_state_share
+        count = max(1, round(share * len(raw)))
         chosen = torch.randperm(len(raw), generator=self.generator)[:count].to(self.device)
         shape = (count, self.hp.proposals, self.action_size)
         noise = torch.randn(shape, generator=self.generator).to(self.device)

@@ -47,6 +47,7 @@ SIZES = {
     "policy_phases": 2,
     "q_minibatch_size": 50,
     "state_share": 0.5,
+    "kl_state_share": 0.2,
     "tuning_every": 1,
     "tuning_batch_size": 20,
     "warm_start_epochs": 1,

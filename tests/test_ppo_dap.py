@@ -85,11 +85,14 @@ def test_proposals_carry_no_graph(make: Make, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_proposals_lie_in_their_own_rows(stepped: PPODAP) -> None:
-    raw = torch.randn(40, 10)
+    raw = torch.randn(50, 10)
     with torch.no_grad():
+        later = stepped.propose_at_some(raw, raw)
+        stepped.imitation_weight.fill_(0.1)
         columns = stepped.propose_at_some(raw, raw)
+    assert later["proposed"].sum() == 1  # λ_aux had reached zero: kl_state_share
     proposed = columns["proposed"].bool()
-    assert proposed.sum() == 20
+    assert proposed.sum() == 25
     for name in ("kept", "prior_mean", "prior_log_std"):
         filled = columns[name].flatten(1).abs().sum(-1) > 0
         assert torch.equal(filled, proposed), name
