@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from dapbench.errors import UserError
 from dapbench.report.items import Absent, films
-from dapbench.report.results import BASELINE, SUBJECT, Results
+from dapbench.report.results import BASELINE, SUBJECT, Results, once
 from dapbench.report.style import digits, listed, number
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def first_run(results: Results, task: str, method: str) -> Path:
     return run
 
 
+@once
 def first_policy(results: Results, task: str, method: str) -> "OnPolicy":
     """The module of a method's first seed, with its weights and statistics.
 

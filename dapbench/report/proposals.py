@@ -13,7 +13,7 @@ from scipy.stats import wasserstein_distance
 from dapbench.errors import UserError
 from dapbench.report.items import Absent
 from dapbench.report.policies import first_policy
-from dapbench.report.results import SUBJECT, Results
+from dapbench.report.results import SUBJECT, Results, once
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +53,7 @@ class Guided:
         return float(np.mean(np.sign(guided[:, :, None] - unguided[:, None, :]) / 2 + 0.5))
 
 
+@once
 def guided_proposals(results: Results, task: str) -> Guided:
     """Proposals at ``STATES`` states that the run's policy visits, evenly through a rollout of ``ENVS`` × ``STEPS``.
 
@@ -83,6 +84,7 @@ def guided_proposals(results: Results, task: str) -> Guided:
     return Guided(actions.numpy(), q.numpy().astype(float))
 
 
+@once
 def marginals(results: Results, task: str) -> dict[str, np.ndarray]:
     """One action [N, A] in [-1, 1] of each of ``WHOSE`` at the same N states, evenly through the run's logs.
 

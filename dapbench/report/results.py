@@ -3,9 +3,9 @@
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Results:
         configs: the resolved configuration of one run of each (task, method).
         machines: the distinct machines and versions that runs were made with, as timing.json has them.
         overhead: the rows of every overhead.json: task, method, repeat and what was measured.
+        computed: what several items share, see :func:`once`.
     """
 
     profile: Mapping[str, Any]
@@ -54,6 +55,7 @@ class Results:
     configs: dict[tuple[str, str], dict[str, Any]]
     machines: list[dict[str, Any]]
     overhead: pd.DataFrame
+    computed: dict[tuple[str, ...], Any] = field(default_factory=dict)
 
     @property
     def tasks(self) -> list[str]:
@@ -121,6 +123,19 @@ class Results:
             if last > first:
                 chosen[task] = Reference(first, last, "these results")
         return chosen
+
+
+def once(compute: Callable[..., Any]) -> Callable[..., Any]:
+    """Computes ``compute(results, task, ...)`` once for all items that ask for it."""
+
+    @wraps(compute)
+    def computed(results: Results, *names: str) -> Any:
+        key = (compute.__name__, *names)
+        if key not in results.computed:
+            results.computed[key] = compute(results, *names)
+        return results.computed[key]
+
+    return computed
 
 
 def compose_profile(name: str) -> dict[str, Any]:

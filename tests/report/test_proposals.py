@@ -83,7 +83,8 @@ def test_items_of_a_run(run_of):
     for item, make in zip(figures, MAKERS[1:], strict=True):
         assert isinstance(item, Figure)
         assert item.sentence.endswith(".")
-        assert item.rendered("png") == make(results).rendered("png")
+        again = make(load_results(results.folder.parent, results.profile))
+        assert item.rendered("png") == again.rendered("png")
 
 
 def test_without_guidance_nothing_changes(run_of):
@@ -104,10 +105,14 @@ def test_what_is_lacking_is_said(run_of, small):
     assert proposal_items.proposals(found).shown.loc[0, "Logs to prior"] == "n/a"
     bare = small(tasks=["hopper"], methods=["ppo"], name="bare")
     assert proposal_items.proposals(bare).sentence == "There are no runs of PPO-DAP on Hopper."
-    run = found.first_run("reacher", "ppo_dap")
-    (run / "model.ckpt").write_bytes(b"")
+
+
+def test_a_missing_or_damaged_checkpoint_is_named(run_of):
+    found = run_of(logs=False)
+    checkpoint = found.first_run("reacher", "ppo_dap") / "model.ckpt"
+    checkpoint.write_bytes(b"")
     assert "is not a readable dapbench checkpoint" in proposal_items.proposal_map(found).sentence
-    (run / "model.ckpt").unlink()
+    checkpoint.unlink()
     assert "has no model.ckpt" in proposal_items.proposal_map(found).sentence
 
 
