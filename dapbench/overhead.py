@@ -105,7 +105,7 @@ def overhead(config: dict[str, Any]) -> None:
     bar = tqdm(total=(profile["overhead_pairs"] + 1) * len(methods), desc=f"overhead {config['task']['name']}")
     with tempfile.TemporaryDirectory() as name, one_core(), bar:
         folder = Path(name)
-        arguments = [f"task={config['task']['name']}", *budget_arguments(config, folder)]
+        arguments = [f"task={config['task']['name']}", f"device={config['device']}", *budget_arguments(config, folder)]
         for repeat in range(profile["overhead_pairs"] + 1):
             for method in methods:
                 timing = train_once(arguments, method, folder / str(repeat) / method)
@@ -114,7 +114,8 @@ def overhead(config: dict[str, Any]) -> None:
                     steps = profile["overhead_epochs"] * profile["epoch_steps"]
                     wall = steps / timing["steps_per_second"]
                     kept = {"wall_seconds": wall, **{k: timing[k] for k in ("peak_memory_bytes", "seconds")}}
-                    runs.append({"task": config["task"]["name"], "method": method, "repeat": repeat, **kept})
+                    where = {"task": config["task"]["name"], "device": timing["machine"]["device"]}
+                    runs.append({**where, "method": method, "repeat": repeat, **kept})
     summary = {"task": config["task"]["name"], **ratios(runs)}
     write_json(Path(config["out"]) / "overhead.json", {**summary, "runs": runs})
     if config["json"]:

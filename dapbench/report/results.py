@@ -206,7 +206,9 @@ def load_results(results_dir: Path, profile: Mapping[str, Any]) -> Results:
                 made_with = {name: timing.get(name, {}) for name in ("machine", "versions")}
                 machines += [made_with] if made_with not in machines else []
     overhead = [
-        row for path in sorted(folder.glob("overhead/*/overhead.json")) for row in _json(path, ["task", "runs"])["runs"]
+        {"device": "cpu"} | row
+        for path in sorted(folder.glob("overhead/*/overhead.json"))
+        for row in _json(path, ["task", "runs"])["runs"]
     ]
     return Results(
         profile,

@@ -75,20 +75,29 @@ def overhead(results: Results) -> tuple:
     frame = results.overhead
     if frame.empty:
         raise Absent("There are no paired, interleaved timings (dapbench overhead makes them).")
-    wide = frame.pivot_table(index=["task", "repeat"], columns="method", values=["wall_seconds", "peak_memory_bytes"])
+    index = ["device", "task", "repeat"]
+    wide = frame.pivot_table(index=index, columns="method", values=["wall_seconds", "peak_memory_bytes"])
     shown, values = [], []
-    for method in [m for m in results.profile["methods"] if m in set(frame.method) and m != BASELINE]:
-        row = {"Method": results.titles[method]}
-        for title, column in (("Wall-clock × PPO", "wall_seconds"), ("Memory × PPO", "peak_memory_bytes")):
-            ratio = (wide[column][method] / wide[column][BASELINE]).dropna()
-            estimate = statistics.interval(statistics.mean, [own.to_numpy() for _, own in ratio.groupby("task")])
+    columns = {"Wall-clock × PPO": "wall_seconds", "Memory × PPO": "peak_memory_bytes"}
+    methods = [m for m in results.profile["methods"] if m in set(frame.method) and m != BASELINE]
+    for device, method in [(d, m) for d in frame.device.unique() for m in methods]:
+        row = {"Method": results.titles[method] + ("" if device == "cpu" else f", {device}")}
+        for title, column in columns.items():
+            own = wide[column].loc[device]
+            ratio = (own[method] / own[BASELINE]).dropna()
+            estimate = statistics.interval(statistics.mean, [part.to_numpy() for _, part in ratio.groupby("task")])
             row[title] = spread(estimate, 3)
-            values.append({"method": method, "ratio": title, **numbers(estimate), "pairs": len(ratio)})
+            values.append(
+                {"method": method, "device": device, "ratio": title, **numbers(estimate), "pairs": len(ratio)}
+            )
         shown.append(row)
     if not shown:
         raise Absent(f"The paired timings are of {results.titles[BASELINE]} alone.")
+    if set(frame.device) == {"cpu"}:
+        shown += [{"Method": f"{results.titles[m]}, GPU"} | dict.fromkeys(columns, "not measured") for m in methods]
+    measured = [row for row in shown if "not measured" not in row.values()]
     sentence = f"Paired with {results.titles[BASELINE]}'s, the wall-clock ratios are "
-    sentence += listed(f"{row['Wall-clock × PPO']} ({row['Method']})" for row in shown) + "."
+    sentence += listed(f"{row['Wall-clock × PPO']} ({row['Method']})" for row in measured) + "."
     note = f"Mean of the ratios of pairs over tasks [{INTERVAL}]; {counted(len(wide), 'pair')} of runs."
     return sentence, pd.DataFrame(shown), pd.DataFrame(values), note
 

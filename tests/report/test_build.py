@@ -200,9 +200,19 @@ def test_overhead_is_the_mean_ratio_within_pairs(tmp_path):
         for i, w in enumerate(own)
     ]
     (folder / "overhead.json").write_text(json.dumps({"task": "hopper", "runs": runs}))
-    values = study_tables.overhead(load_results(tmp_path, profile)).values.set_index("ratio")
+    item = study_tables.overhead(load_results(tmp_path, profile))
+    assert item.shown.Method.tolist() == ["PPO-DAP", "PPO-DAP, GPU"]
+    assert item.shown.iloc[1].tolist()[1:] == ["not measured", "not measured"]
+    values = item.values.set_index("ratio")
     assert values.estimate.to_dict() == pytest.approx({"Wall-clock × PPO": 1.2, "Memory × PPO": 1.0})
     assert values.loc["Wall-clock × PPO", ["low", "high"]].tolist() == pytest.approx([1.1, 1.3])
+    on_gpu = [run | {"device": "Some GPU", "wall_seconds": 5.0} for run in runs]
+    (folder / "overhead.json").write_text(json.dumps({"task": "hopper", "runs": runs + on_gpu}))
+    shown = study_tables.overhead(load_results(tmp_path, profile)).shown.set_index("Method")
+    assert shown["Wall-clock × PPO"].to_dict() == {
+        "PPO-DAP": "1.200 [1.100, 1.300]",
+        "PPO-DAP, Some GPU": "1.000 [1.000, 1.000]",
+    }
 
 
 def test_changes_of_return_span_the_epochs_in_which_no_episode_ended():
