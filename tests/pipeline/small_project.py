@@ -156,7 +156,7 @@ class Project:
         command = self.command(REPRO, *ONLY_PPO, *argv)
         environment = self.environment(**variables)
         driver = subprocess.Popen(command, cwd=self.root, env=environment, stderr=subprocess.PIPE, text=True)
-        wait_until(lambda: (calls.exists() and hold in calls.read_text()) or driver.poll() is not None, 60)
+        wait_until(lambda: (calls.exists() and hold in calls.read_text()) or driver.poll() is not None, 120)
         assert driver.poll() is None, driver.communicate()
         return driver
 
@@ -194,7 +194,7 @@ class Project:
         return {str(path.relative_to(self.root)): path.read_text(encoding="utf-8") for path in files}
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Waits for ``condition`` to hold; fails after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():

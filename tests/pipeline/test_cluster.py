@@ -46,10 +46,10 @@ def test_a_cell_whose_ray_node_dies_is_run_by_another(
     above = {process.pid for process in command.parents()}
     (node,) = (node for node in cluster.list_all_nodes() if node.all_processes["raylet"][0].process.pid in above)
     cluster.remove_node(node, allow_graceful=False)
-    wait_until(lambda: len((project.root / "calls.txt").read_text().splitlines()) == 2, 60)
+    wait_until(lambda: len((project.root / "calls.txt").read_text().splitlines()) == 2, 120)
     assert not is_alive(command)
     project.release()
-    _, error = driver.communicate(timeout=100)
+    _, error = driver.communicate(timeout=120)
     assert driver.returncode == 0, error
     assert project.calls() == sorted([*PPO_CALLS, "train runs/hopper/ppo/0"])
     assert of_ppo(project) == of_ppo(finished_project)
@@ -60,7 +60,7 @@ def test_ctrl_c_and_kill_of_a_driver_end_its_jobs(project: Project, finished_pro
     driver = project.start(*LOCAL_SLURM)
     (command,) = project.commands()
     driver.send_signal(signal.SIGINT)
-    _, error = driver.communicate(timeout=30)
+    _, error = driver.communicate(timeout=120)
     assert "the same command goes on from here" in error
     assert command not in project.commands()
 
@@ -72,7 +72,7 @@ def test_ctrl_c_and_kill_of_a_driver_end_its_jobs(project: Project, finished_pro
     again = project.start(*LOCAL_SLURM)
     assert command not in project.commands()
     project.release()
-    _, error = again.communicate(timeout=60)
+    _, error = again.communicate(timeout=120)
     assert again.returncode == 0, error
     assert of_ppo(project) == of_ppo(finished_project)
     assert project.stale(*ONLY_PPO[1:]) == []
@@ -83,9 +83,9 @@ def test_a_killed_command_is_run_again_and_a_failed_one_says_why(project: Projec
     driver = project.start(*LOCAL_SLURM, STUB_FAILS="ppo")
     for process in project.commands():
         process.kill()
-    wait_until(lambda: len((project.root / "calls.txt").read_text().splitlines()) == 2, 60)
+    wait_until(lambda: len((project.root / "calls.txt").read_text().splitlines()) == 2, 120)
     project.release()
-    _, error = driver.communicate(timeout=60)
+    _, error = driver.communicate(timeout=120)
     assert driver.returncode == 1
     assert "online@tiny-hopper-ppo-0: told to fail; see results/tiny/cell_logs" in error
 

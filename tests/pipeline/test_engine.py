@@ -63,7 +63,7 @@ def test_sigterm_ends_the_cells_and_the_next_run_goes_on(project: Project) -> No
     with pytest.raises(UserError, match=f"another dapbench repro .process {driver.pid} on .* is at work"):
         repro([*ONLY_PPO])
     driver.send_signal(signal.SIGTERM)
-    _, error = driver.communicate(timeout=30)
+    _, error = driver.communicate(timeout=120)
     assert driver.returncode != 0
     assert "the same command goes on from here" in error
     wait_until(lambda: not any(is_alive(cell) for cell in cells))
