@@ -93,6 +93,7 @@ class PPODAP(OnPolicy):
 
     def make_updates(self) -> dict[str, Update]:
         self.prior.compile_sampler(self.config["compile"])
+        self.compile_for_later()
         updates = super().make_updates()
         updates["q"] = self.update_of({"q": self.q}, self.q_loss, learning_rate=self.hp.q_learning_rate)
         if self.hp.tuning != "frozen":
@@ -100,6 +101,14 @@ class PPODAP(OnPolicy):
             options = {"learning_rate": self.hp.tuning_learning_rate, "compile": False}
             updates["prior"] = self.update_of({"prior": self.prior}, self.tuning_loss, **options)
         return updates
+
+    @torch.no_grad()
+    def compile_for_later(self) -> None:
+        """Has the sampler compiled for ``kl_state_share`` now, and not in the middle of a run."""
+        count = max(1, round(self.hp.kl_state_share * self.hp.num_envs * self.hp.rollout_steps))
+        states = torch.zeros(count, self.observation_size, device=self.device)
+        noise = states.new_zeros(count, self.hp.proposals, self.action_size)
+        self.propose(states, states, noise, noise[..., 0])
 
     # -- before PPO's epochs: fit Q, draw proposals ------------------------------------------------------------------
 
