@@ -3,9 +3,7 @@
 One ``training_step`` is one whole iteration: collect a rollout, estimate advantages, take PPO's epochs.
 """
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 
 from dapbench.losses import approximate_kl, clipped_surrogate, gaussian_entropy, gaussian_log_prob, value_loss
 from dapbench.on_policy.advantages import discounted_returns_so_far, gae
+from dapbench.on_policy.clock import Clock
 from dapbench.on_policy.networks import Critic, GaussianActor
 from dapbench.on_policy.normalization import CLIP, EPSILON, RunningMeanStd
 from dapbench.on_policy.rollout import Collector, Rollout
@@ -303,19 +302,3 @@ class OnPolicy(pl.LightningModule):
     def on_fit_end(self) -> None:
         """Closes the environments."""
         self.collector.envs.close()
-
-
-class Clock:
-    """Seconds spent in each named phase of a run."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        """Adds the block's time to ``phase``."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
