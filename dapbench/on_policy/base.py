@@ -49,14 +49,7 @@ class OnPolicy(pl.LightningModule):
         config: a run's resolved configuration (``task``, ``method``, ``profile``, ``seed``, ``compile``, ...).
     """
 
-    state: ClassVar[tuple[str, ...]] = (
-        "iteration",
-        "env_steps",
-        "episodes",
-        "discounted_return",
-        "generator",
-        "noise",
-    )
+    state: ClassVar[tuple[str, ...]] = ("iteration", "env_steps", "episodes", "discounted_return", "generator", "noise")
     observation_stats: RunningMeanStd
     reward_stats: RunningMeanStd
     discounted_return: np.ndarray
