@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -155,7 +156,15 @@ class Project:
         calls = self.root / "calls.txt"
         command = self.command(REPRO, *ONLY_PPO, *argv)
         environment = self.environment(**variables)
-        driver = subprocess.Popen(command, cwd=self.root, env=environment, stderr=subprocess.PIPE, text=True)
+        # Tests that run in the background inherit a Ctrl-C that is ignored.
+        driver = subprocess.Popen(
+            command,
+            cwd=self.root,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         wait_until(lambda: (calls.exists() and hold in calls.read_text()) or driver.poll() is not None, 120)
         assert driver.poll() is None, driver.communicate()
         return driver
