@@ -69,7 +69,7 @@ def serve(name: str, config: dict[str, Any], connection: Connection) -> None:
         return  # the parent is done, or Ctrl-C came, of which it tells
     except UserError as error:
         connection.send(str(error))
-    except Exception as error:
+    except Exception as error:  # whatever the measured library raises, the parent tells
         connection.send(" ".join(f"{type(error).__name__}: {error}".split()))
 
 

@@ -84,7 +84,7 @@ class SlurmWorkers:
         request = exchange.open([], {})
         try:
             job = self._submit([worker.probe], [request])[0]
-        except Exception as error:
+        except Exception as error:  # of sbatch, in whatever form submitit has it
             raise UserError(f"SLURM takes no job: {_last_line(error)}; see --slurm in docs/cluster.md") from error
         try:
             while not self._is_over(job):

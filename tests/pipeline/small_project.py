@@ -78,7 +78,7 @@ log_qualities: null
 
 COPIED = [".gitignore", "dvc.yaml", ".dvc/config", ".dvcignore", "dapbench/pipeline"]
 COPIED += [f"dapbench/{name}.py" for name in ("__init__", "__main__", "config", "errors", "files", "profiles")]
-WRITTEN = [f"dapbench/{name}.py" for name in ("losses", "logs", "collect", "ppo_dap", "on_policy/base")]
+WRITTEN = [f"dapbench/{name}.py" for name in ("losses", "logs", "collect", "ppo_dap", "render", "on_policy/base")]
 WRITTEN += ["dapbench/on_policy/tasks.py", "dapbench/prior/edm.py", "baselines/ppo.py", "analysis/curves.py"]
 GROUPS = {
     "task": {"hopper": "env_id: Hopper-v5", "ant": "env_id: Ant-v5"},

@@ -47,6 +47,7 @@ def test_a_parameter_makes_its_cells_stale(finished: Project, override: str, sta
         ("dapbench/prior/edm.py", [PRETRAIN, PPO_DAP, REPORT]),
         ("dapbench/on_policy/base.py", ALL),
         ("dapbench/report/__init__.py", [REPORT]),
+        ("dapbench/render.py", [REPORT]),
         ("analysis/curves.py", [REPORT]),
         ("dapbench/cli.py", []),
         ("dapbench/pipeline/engine.py", []),
