@@ -69,9 +69,14 @@ def main() -> None:
         return
     try:
         if "DAPBENCH_DISPATCHER" in os.environ:  # started by a cell whose driver has workers for it
-            from dapbench.pipeline.dispatch import hand_over
+            from dapbench.pipeline import dispatch
 
-            sys.exit(hand_over(sys.argv[1:]))
+            sys.exit(dispatch.hand_over(sys.argv[1:]))
+        if "DAPBENCH_PRELOADED" in os.environ:  # by one whose driver has imported what commands import
+            from dapbench.pipeline import preloaded
+
+            if (ended := preloaded.hand_over(sys.argv[1:])) is not None:
+                sys.exit(ended)
         if name not in COMMANDS:
             raise UserError(f"unknown command '{name}'; choose one of {', '.join(COMMANDS)}")
         status = run(name, argv)

@@ -75,7 +75,10 @@ def open_engine(choice: Choice, root: Path, lock: int) -> Iterator[Engine]:
         UserError: there is no such cluster, or its machines do not see the project's folder.
     """
     if choice.engine == "local":
-        yield Local(root, lock)
+        from dapbench.pipeline.preloaded import preloaded
+
+        with preloaded(root, lock) as variables:
+            yield Local(root, lock, variables)
         return
     from dapbench.pipeline.dispatch import Remote
     from dapbench.pipeline.exchange import Exchange, Workers

@@ -77,7 +77,7 @@ def execute(request: Request) -> Outcome:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_dies_with_parent(),
+            preexec_fn=dies_with_parent(),
         )
     try:
         status = _wait(process, request, attempt)
@@ -131,7 +131,7 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _dies_with_parent() -> Callable[[], None] | None:
+def dies_with_parent() -> Callable[[], None] | None:
     """What a child calls so that the system kills it when this process dies, in whatever way; Linux only."""
     if sys.platform != "linux":
         return None

@@ -1,6 +1,7 @@
 """A small project in a temporary folder: the real pipeline over commands that only write what the real ones leave."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -36,6 +37,10 @@ OUTS = {
 def main():
     if "DAPBENCH_DISPATCHER" in os.environ:
         from dapbench.pipeline.dispatch import hand_over
+
+        sys.exit(hand_over(sys.argv[1:]))
+    if "DAPBENCH_PRELOADED" in os.environ:
+        from dapbench.pipeline.preloaded import hand_over
 
         sys.exit(hand_over(sys.argv[1:]))
     name, *argv = sys.argv[1:]
@@ -91,6 +96,12 @@ GROUPS = {
 }
 
 
+def preloaded_with_little() -> str:
+    """The text of preloaded.py without its libraries, which take longer to import than most tests last."""
+    text = (ROOT / "dapbench/pipeline/preloaded.py").read_text(encoding="utf-8")
+    return re.sub(r"LIBRARIES = \(.*?\n\)", 'LIBRARIES = ("yaml", "no_such_library")', text, flags=re.DOTALL)
+
+
 class Project:
     """The pipeline in ``root``, with a profile ``tiny``: one task, ppo and ppo_dap, one seed."""
 
@@ -105,6 +116,7 @@ class Project:
         for name in WRITTEN:
             self.write(name, f"# {name}\n")
         self.write("dapbench/cli.py", STUB)
+        self.write("dapbench/pipeline/preloaded.py", preloaded_with_little())
         self.write("dapbench/report/__init__.py", REPORT)
         self.write("dapbench/tracking.py", "def prepare():\n    pass\n\ndef track_report(*_):\n    pass\n")
         for name in ("conf/pipeline.yaml", "conf/profile/paper.yaml"):
@@ -174,7 +186,7 @@ class Project:
         (self.root / "hold").unlink()
 
     def commands(self) -> list[psutil.Process]:
-        """The stub's processes that run for this project, on whatever engine."""
+        """The stub's processes that run for this project, on whatever engine, or that stand for their forks."""
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
