@@ -24,7 +24,7 @@ HYDRA_OVERRIDES = [
     "hydra/hydra_logging=none",
 ]
 
-POSITIVE_INTEGERS = ("num_envs", "rollout_steps", "update_epochs", "minibatch_size", "unroll")
+POSITIVE_INTEGERS = ("num_envs", "rollout_steps", "update_epochs", "minibatch_size")
 RANGES = {
     "gamma": (0.0, 1.0),
     "gae_lambda": (0.0, 1.0),

@@ -40,7 +40,7 @@ def test_every_method_runs_on_every_task(config_of: Small, method: str, task: st
 @pytest.mark.parametrize("method", ["ppo", "ppg", "ppo_rnd", "ppo_bc", "ppo_gap", "ppo_dap"])
 def test_compiled_equals_eager(config_of: Small, method: str) -> None:
     """All of a method's updates and its sampler, over 24 policy updates and the rollouts between them."""
-    config = config_of(method, "reacher", "profile.epochs=3", "profile.schedule_epochs=9", "method.unroll=2")
+    config = config_of(method, "reacher", "profile.epochs=3", "profile.schedule_epochs=9")
     eager, compiled = build(config), build(config | {"compile": True})
     for module in (eager, compiled):
         fit(module, [])

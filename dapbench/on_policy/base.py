@@ -200,7 +200,6 @@ class OnPolicy(pl.LightningModule):
             "eps": self.hp.adam_eps,
             "max_grad_norm": self.hp.max_grad_norm,
             "compile": self.config["compile"],
-            "unroll": self.hp.unroll,
         }
         return Update(parameters, loss, **defaults | options)
 

@@ -8,11 +8,13 @@ inputs to guard. The optimiser is an ordinary ``torch.optim.Adam`` over that ten
 import math
 import sys
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.eval_frame import _debug_get_cache_entry_list
 from torch.func import functional_call, grad_and_value
 from torch.optim.adam import adam
 
@@ -91,8 +93,6 @@ class Update:
         learning_rate, eps: Adam's.
         max_grad_norm: the gradient's norm is clipped to it.
         compile: compile the step.
-        unroll: at most so many minibatches in one compiled call (as many as divide their number): each step is faster,
-            the compilation longer, the rounding another.
     """
 
     def __init__(
@@ -104,7 +104,6 @@ class Update:
         eps: float = 1e-8,
         max_grad_norm: float = math.inf,
         compile: bool = True,
-        unroll: int = 1,
     ) -> None:
         self.parameters, self.flat = parameters, parameters.flat
         self._module = _LossModule(parameters.modules, loss)
@@ -118,9 +117,8 @@ class Update:
         }
         self._eps = eps
         self._max_grad_norm = max_grad_norm
-        self._unroll = unroll
         self._gradient = grad_and_value(self._objective, has_aux=True)
-        self._compiled_steps = maybe_compile(self._steps, compile, self.flat.device)
+        self._compiled_step = maybe_compile(self._step, compile, self.flat.device)
         self._metric_names: list[str] = []
 
     def set_learning_rate(self, learning_rate: float) -> None:
@@ -138,13 +136,12 @@ class Update:
         Returns:
             The metrics' means over the steps, with the loss (``loss``) and the gradient's norm (``grad_norm``).
         """
-        unroll = max(u for u in range(1, self._unroll + 1) if minibatches % u == 0)
         length = len(next(iter(table.values())))
         size = length // minibatches
         order = torch.randperm(length, generator=generator).to(self.flat.device)
-        rows = order[: size * minibatches].view(minibatches // unroll, unroll, size)
+        rows = order[: size * minibatches].view(minibatches, size)
         if not self._metric_names:
-            first = {name: column[rows[0, 0]] for name, column in table.items()}
+            first = {name: column[rows[0]] for name, column in table.items()}
             self._metric_names = ["loss", "grad_norm", *self._module(first)[1]]
         state = self.optimizer.state[self.flat]
         arguments = (
@@ -156,18 +153,28 @@ class Update:
             table,
         )
         with torch.no_grad():
-            total = self._compiled_steps(*arguments, rows[0])
-            # The first call has checked that the compiled graph fits; the others of the epoch differ in values alone.
-            with torch.compiler.set_stance(skip_guard_eval_unsafe=True):
-                for call in range(1, minibatches // unroll):
-                    total = total + self._compiled_steps(*arguments, rows[call])
+            total = self._compiled_step(*arguments, rows[0])  # compiles, or checks that what is compiled fits
+            step = self._checked_step()
+            for i in range(1, minibatches):
+                total = total + step(*arguments, rows[i])
         means = (total / minibatches).tolist()
         return dict(zip(self._metric_names, means, strict=True))
 
     def _objective(self, flat: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         return functional_call(self._module, self.parameters.views(flat), (batch,))
 
-    def _steps(
+    def _checked_step(self) -> Callable[..., Tensor]:
+        """What the last call of the step ran: the others of its epoch differ in values alone.
+
+        Going through ``torch.compile`` again costs a third of a step, even when it is told to check nothing.
+        """
+        # The entry used last comes first; there is none if updates, or all of torch.compile, are set to run eagerly.
+        entries = _debug_get_cache_entry_list(Update._step.__code__)
+        if self._compiled_step == self._step or not entries:
+            return self._compiled_step
+        return partial(FunctionType(entries[0].code, Update._step.__globals__), self)
+
+    def _step(
         self,
         flat: Tensor,
         exp_avg: Tensor,
@@ -177,29 +184,26 @@ class Update:
         table: Batch,
         rows: Tensor,
     ) -> Tensor:
-        """The graph: a step in place for each of ``rows`` [unroll, B]; the sum of [loss, grad_norm, *metrics]."""
-        total = flat.new_zeros(())
-        for i in range(len(rows)):
-            batch = {name: column[rows[i]] for name, column in table.items()}
-            gradient, (loss, metrics) = self._gradient(flat, batch)
-            norm = gradient.norm()
-            gradient = gradient * (self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
-            adam(
-                [flat],
-                [gradient],
-                [exp_avg],
-                [exp_avg_sq],
-                [],
-                [step],
-                foreach=False,
-                capturable=flat.is_cuda,
-                amsgrad=False,
-                beta1=0.9,
-                beta2=0.999,
-                lr=rate,
-                weight_decay=0.0,
-                eps=self._eps,
-                maximize=False,
-            )
-            total = total + torch.stack([loss, norm, *metrics.values()]).detach()
-        return total
+        """The graph: one step in place on the minibatch ``rows`` [B]; returns [loss, grad_norm, *metrics]."""
+        batch = {name: column[rows] for name, column in table.items()}
+        gradient, (loss, metrics) = self._gradient(flat, batch)
+        norm = gradient.norm()
+        gradient = gradient * (self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        adam(
+            [flat],
+            [gradient],
+            [exp_avg],
+            [exp_avg_sq],
+            [],
+            [step],
+            foreach=False,
+            capturable=flat.is_cuda,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=rate,
+            weight_decay=0.0,
+            eps=self._eps,
+            maximize=False,
+        )
+        return torch.stack([loss, norm, *metrics.values()])

@@ -1,28 +1,27 @@
 """The update: equal to torch's own Adam step by step, and the same compiled as eager."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from dapbench.on_policy.updates import Batch, FlatParameters, Update, can_compile
 
 
-def make(compile: bool, unroll: int = 1, max_grad_norm: float = 0.05) -> tuple[nn.Module, Update]:
+def make(compile: bool, power: int = 2, max_grad_norm: float = 0.05) -> tuple[nn.Module, Update]:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
 
     def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        error = ((net(batch["x"])[:, 0] - batch["y"]) ** 2).mean()
+        error = ((net(batch["x"])[:, 0] - batch["y"]) ** power).mean()
         return error, {"error": error, "offset": batch["z"].mean()}
 
-    return net, Update(
-        FlatParameters({"net": net}), loss, 1e-2, max_grad_norm=max_grad_norm, compile=compile, unroll=unroll
-    )
+    return net, Update(FlatParameters({"net": net}), loss, 1e-2, max_grad_norm=max_grad_norm, compile=compile)
 
 
-def table() -> Batch:
+def table(length: int = 60) -> Batch:
     generator = torch.Generator().manual_seed(1)
-    x = torch.randn(60, 3, generator=generator)
-    return {"x": x, "y": x.sum(-1), "z": torch.arange(60.0)}
+    x = torch.randn(length, 3, generator=generator)
+    return {"x": x, "y": x.sum(-1), "z": torch.arange(float(length))}
 
 
 def test_equals_torch_adam_with_clipping() -> None:
@@ -45,13 +44,28 @@ def test_equals_torch_adam_with_clipping() -> None:
 def test_compiled_equals_eager_after_20_updates() -> None:
     assert can_compile()
     eager_net, eager = make(compile=False)
-    compiled_net, compiled = make(compile=True, unroll=2)
+    compiled_net, compiled = make(compile=True)
     for epoch in range(20):
         expected = eager.epoch(table(), 6, torch.Generator().manual_seed(epoch))
         metrics = compiled.epoch(table(), 6, torch.Generator().manual_seed(epoch))
     for ours, theirs in zip(compiled_net.parameters(), eager_net.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
     assert metrics.keys() == expected.keys() == {"loss", "grad_norm", "error", "offset"}
+
+
+def test_compiled_updates_and_lengths_in_turn_keep_to_their_own() -> None:
+    losses = []
+    for compile in (True, False):
+        updates = [make(compile, power)[1] for power in (2, 4)]
+        turns = [(update, length) for length in (60, 90, 60) for update in updates] * 2
+        losses.append([u.epoch(table(n), 6, torch.Generator().manual_seed(0))["loss"] for u, n in turns])
+    torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-3, atol=1e-6)
+
+
+def test_updates_run_with_torch_compile_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._dynamo.config, "disable", True)
+    _, update = make(compile=True)
+    assert update.epoch(table(), 6, torch.Generator().manual_seed(0))["offset"] == 29.5
 
 
 def test_every_row_is_used_once() -> None:
