@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,12 @@ def build_report(results_dir: Path, profile: Mapping[str, Any], notebooks: bool 
     for name in ("tables", "figures", "notebooks"):
         # What an earlier report left would stand beside an item that is now skipped.
         shutil.rmtree(report / name, ignore_errors=True)
-    sections = {heading: [make(results) for make in makers] for heading, makers in SECTIONS.items()}
-    for item in (item for group in sections.values() for item in group):
-        item.save(report)
-    exported = export_notebooks(report / "notebooks", results_dir, profile) if notebooks else []
-    write_text(report / "index.html", page(results, sections, exported))
+    with ThreadPoolExecutor(1) as pool:  # the notebooks' kernels are processes of their own
+        exported = pool.submit(export_notebooks, report / "notebooks", results_dir, profile) if notebooks else None
+        sections = {heading: [make(results) for make in makers] for heading, makers in SECTIONS.items()}
+        for item in (item for group in sections.values() for item in group):
+            item.save(report)
+    write_text(report / "index.html", page(results, sections, exported.result() if exported else []))
     return report / "index.html"
 
 
