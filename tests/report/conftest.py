@@ -9,13 +9,13 @@ from dapbench.report.results import load_results
 @pytest.fixture(scope="session")
 def made_up_root(tmp_path_factory):
     """The root of the results of a full profile."""
-    return made_up.fabricate(tmp_path_factory.mktemp("results"), full_profile())
+    return made_up.fabricate(tmp_path_factory.mktemp("results"), made_up.full_profile())
 
 
 @pytest.fixture(scope="session")
 def results(made_up_root):
     """The full profile's results, loaded."""
-    return load_results(made_up_root, full_profile())
+    return load_results(made_up_root, made_up.full_profile())
 
 
 @pytest.fixture
@@ -27,8 +27,3 @@ def small(tmp_path):
         return load_results(made_up.fabricate(tmp_path, profile, timing), profile)
 
     return make
-
-
-def full_profile() -> dict:
-    """Main cells, ablations and log qualities."""
-    return made_up.profile(**made_up.ABLATIONS, **made_up.QUALITIES)

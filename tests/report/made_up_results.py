@@ -103,3 +103,8 @@ def fabricate_run(run: Path, profile: dict, task: str, method: str, seed: int, t
             "machine": {"platform": "made-up", "processor": "made-up", "device": "cpu"},
         }
         (run / "timing.json").write_text(json.dumps(record))
+
+
+def full_profile() -> dict:
+    """Main cells, ablations and log qualities."""
+    return profile(**ABLATIONS, **QUALITIES)

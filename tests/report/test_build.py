@@ -30,11 +30,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_two_builds_are_the_same_bytes_and_need_nothing_else(made_up_root):
-    from conftest import full_profile
-
-    index = build(made_up_root, full_profile(), notebooks=False)
+    index = build(made_up_root, made_up.full_profile(), notebooks=False)
     first = contents(index.parent)
-    build(made_up_root, full_profile(), notebooks=False)
+    build(made_up_root, made_up.full_profile(), notebooks=False)
     assert contents(index.parent) == first
     assert {path.split(".")[-1] for path in first} == {"html", "csv", "md", "tex", "pdf", "svg", "png"}
     text = first["index.html"].decode()
