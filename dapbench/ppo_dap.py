@@ -128,8 +128,7 @@ class PPODAP(OnPolicy):
             data |= self.propose_at_some(raw, data["observations"])
             if self.hp.kl_weight > 0 and self.hp.kl_form == "score":
                 data |= self.score_draws(raw)
-            self.old_policy = [output.clone() for output in self.actor(data["observations"])]
-            self.old_imitation_loss = self.whole_imitation_loss(data)
+            self.old_imitation_loss = imitation_loss(data["kept"], *self.old_policy, data["proposed"])
 
     def propose_at_some(self, raw: Tensor, observations: Tensor) -> Batch:
         """Proposals at a random share of the N states, as columns with a row for each state.
@@ -268,7 +267,7 @@ class PPODAP(OnPolicy):
         old_mean, old_log_std = self.old_policy
         kl = gaussian_kl(old_mean, old_log_std, mean, log_std).mean().clamp(min=0.0)
         gamma, epsilon = self.hp.gamma, float(self.old_advantages.abs().max())
-        gained = self.old_imitation_loss - self.whole_imitation_loss(data)
+        gained = self.old_imitation_loss - imitation_loss(data["kept"], mean, log_std, data["proposed"])
         return {
             "policy_kl": float(kl),
             "bound_surrogate": surrogate / (1.0 - gamma),
@@ -276,8 +275,3 @@ class PPODAP(OnPolicy):
             "bound_imitation": float(self.imitation_weight * gained),
             "bound_prior_drift": prior_drift,
         }
-
-    def whole_imitation_loss(self, data: Batch) -> Tensor:
-        """L_aux of the current policy over all of the rollout's kept proposals."""
-        mean, log_std = self.actor(data["observations"])
-        return imitation_loss(data["kept"], mean, log_std, data["proposed"])
