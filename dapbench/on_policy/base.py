@@ -223,9 +223,10 @@ class OnPolicy(pl.LightningModule):
         observations = self.states[: rollout.rewards.size]
         actions = self.flat(rollout.actions)
         with torch.no_grad():
+            mean, log_std = self.actor(observations)
             # The policy that acted, for whoever compares with it once it has been updated in place.
-            self.old_policy = [output.clone() for output in self.actor(observations)]
-            log_probs = gaussian_log_prob(actions, *self.old_policy)
+            self.old_policy = mean, log_std.clone()
+            log_probs = gaussian_log_prob(actions, mean, log_std)
             old_values = self.critic(observations)
         return {"observations": observations, "actions": actions, "log_probs": log_probs, "old_values": old_values}
 
