@@ -9,7 +9,7 @@ from dapbench.report import statistics
 from dapbench.report.items import Absent, figure
 from dapbench.report.results import BASELINE, METRICS, SUBJECT, Results
 from dapbench.report.statistics import Estimate
-from dapbench.report.study_tables import MIB, primary, quality_frame, timing_strata, variants
+from dapbench.report.study_tables import MIB, SHARED_LIBRARIES, primary, quality_frame, timing_strata, variants
 from dapbench.report.style import counted, digits, dots, listed, number, palette, panels, spread
 from dapbench.report.tables import metric_text, needs, normalised_strata
 
@@ -71,7 +71,8 @@ def memory(results: Results) -> tuple:
     dots(axis, rows)
     axis.set_xlabel("Peak memory, MiB")
     axis.set_xlim(0, 1.1 * max(float(np.nanmax(estimate)) for _, estimate, _ in rows))
-    return f"Mean peak memory: {listed(f'{spread(e, 0)} MiB for {title}' for title, e, _ in rows)}.", drawing
+    means = listed(f"{spread(e, 0)} MiB for {title}" for title, e, _ in rows)
+    return f"Mean peak memory: {means}. {SHARED_LIBRARIES}", drawing
 
 
 @figure("ablation_bars", "Ablations: change from PPO-DAP")

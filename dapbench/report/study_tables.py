@@ -14,6 +14,11 @@ from dapbench.report.style import INTERVAL, counted, digits, listed, logs_text, 
 from dapbench.report.tables import metric_text, needs, normalised_strata, numbers, verdict
 
 MIB = 2**20
+# Said wherever the memory of the runs themselves stands.
+SHARED_LIBRARIES = (
+    "Runs that one dapbench repro forks all count the libraries that they share, whether they use them or not; in the"
+    " paired overhead each run is a process of its own."
+)
 
 
 def ratio_of_means(first: statistics.Strata, second: statistics.Strata) -> np.ndarray:
@@ -65,7 +70,7 @@ def speed(results: Results) -> tuple:
     note += (
         " themselves, which may have shared the machine with others; pretraining and logs are not in it. Ratios: mean"
     )
-    note += f" over tasks [{INTERVAL}]."
+    note += f" over tasks [{INTERVAL}]. {SHARED_LIBRARIES}"
     return sentence, pd.DataFrame(shown), pd.DataFrame(values), note
 
 
