@@ -41,7 +41,8 @@ def can_compile() -> bool:
 
 def maybe_compile(function: Callable, compile: bool, device: torch.device) -> Callable:
     """``function``, which works on ``device``, as one compiled graph if asked for and possible, else as it is."""
-    if not (compile and can_compile()):
+    switched_off = torch._dynamo.config.disable  # TORCH_COMPILE_DISABLE=1: torch.compile would refuse a full graph
+    if switched_off or not (compile and can_compile()):
         return function
     # The kernels of these small networks take as long as calling them from Python: on the CPU, C++ calls them.
     options: dict[str, Any] | None = {"cpp_wrapper": True} if device.type == "cpu" else None
@@ -168,7 +169,7 @@ class Update:
 
         Going through ``torch.compile`` again costs a third of a step, even when it is told to check nothing.
         """
-        # The entry used last comes first; there is none if updates, or all of torch.compile, are set to run eagerly.
+        # The entry used last comes first; there is none if dynamo has been switched off (TORCHDYNAMO_DISABLE=1).
         entries = _debug_get_cache_entry_list(Update._step.__code__)
         if self._compiled_step == self._step or not entries:
             return self._compiled_step

@@ -1,6 +1,5 @@
 """The update: equal to torch's own Adam step by step, and the same compiled as eager."""
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -62,8 +61,8 @@ def test_compiled_updates_and_lengths_in_turn_keep_to_their_own() -> None:
     torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-3, atol=1e-6)
 
 
-def test_updates_run_with_torch_compile_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch._dynamo.config, "disable", True)
+@torch._dynamo.config.patch(disable=True)
+def test_updates_run_with_torch_compile_switched_off() -> None:
     _, update = make(compile=True)
     assert update.epoch(table(), 6, torch.Generator().manual_seed(0))["offset"] == 29.5
 
