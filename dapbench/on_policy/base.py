@@ -277,7 +277,7 @@ class OnPolicy(pl.LightningModule):
         if self.saved is None:
             self.load_inputs()
         else:
-            restore(self, self.saved["module"])
+            restore(self, self.saved["module"], self.device)
             self.collector.restore(self.saved["collector"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -47,8 +47,8 @@ def pack(value: Any) -> Any:
     raise NotPlain(type(value).__name__)
 
 
-def unpack(packed: Any, current: Any = None) -> Any:
-    """What :func:`pack` was given; a generator is the ``current`` one, set back."""
+def unpack(packed: Any, current: Any = None, device: torch.device | str = "cpu") -> Any:
+    """What :func:`pack` was given, tensors on ``device``; a generator is the ``current`` one, set back."""
     if isinstance(current, torch.Generator):
         return current.set_state(packed)
     if isinstance(current, np.random.Generator):
@@ -57,10 +57,12 @@ def unpack(packed: Any, current: Any = None) -> Any:
     if isinstance(packed, dict) and packed.keys() == {"numpy", "scalar"}:
         array = packed["numpy"].numpy()
         return array[()] if packed["scalar"] else array
+    if isinstance(packed, torch.Tensor):
+        return packed.to(device)
     if isinstance(packed, list | tuple):
-        return type(packed)(unpack(item) for item in packed)
+        return type(packed)(unpack(item, device=device) for item in packed)
     if isinstance(packed, dict):
-        return {key: unpack(item) for key, item in packed.items()}
+        return {key: unpack(item, device=device) for key, item in packed.items()}
     return packed
 
 
@@ -69,10 +71,10 @@ def snapshot(owner: object, names: Sequence[str]) -> dict[str, Any]:
     return {name: pack(getattr(owner, name)) for name in names}
 
 
-def restore(owner: object, packed: dict[str, Any]) -> None:
-    """Sets the attributes that :func:`snapshot` took."""
+def restore(owner: object, packed: dict[str, Any], device: torch.device | str = "cpu") -> None:
+    """Sets the attributes that :func:`snapshot` took, tensors on ``device``."""
     for name, value in packed.items():
-        setattr(owner, name, unpack(value, getattr(owner, name, None)))
+        setattr(owner, name, unpack(value, getattr(owner, name, None), device))
 
 
 def environment_state(env: gym.Env) -> list[dict[str, Any]]:
