@@ -2,6 +2,7 @@
 
 Each program runs for ever in a process of its own and calls ``lap(env_steps)`` between its iterations, which is where
 it waits for its turn. Each imports only what it needs, so that no other library's memory or threads mix in.
+dapbench leaves the actions that it took, and the bare environments, next in turn, take them again.
 """
 
 import sys
@@ -12,8 +13,6 @@ from typing import Any
 
 from dapbench.errors import UserError
 
-Lap = Callable[[int], None]
-
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 WARM_UP = 2  # iterations before the first turn: compilation, and what the second one still finds cold
 
@@ -22,11 +21,14 @@ class Turns:
     """Times a program in the turns that the parent process grants, and has it wait in between.
 
     Args:
-        connection: to the parent. One number goes out when the program is warm, and steps per second after each turn;
-            anything that comes in starts a turn.
+        connection: to the parent. Once the program is warm and after each turn, a pair goes out: steps per second, and
+            what the program left for the next one. What comes in starts a turn: what the program before it left.
         seconds: the least length of a turn.
         warm_up: environment steps before the first turn.
         clock: tells the seconds.
+
+    Attributes:
+        left: what the program leaves for the next one, gathered since its last turn.
     """
 
     def __init__(
@@ -38,9 +40,13 @@ class Turns:
     ) -> None:
         self.connection, self.seconds, self.warm_up, self.clock = connection, seconds, warm_up, clock
         self.start: tuple[float, int] | None = None
+        self.left: list[Any] = []
 
-    def __call__(self, steps: int) -> None:
+    def __call__(self, steps: int) -> list[Any]:
         """Takes the environment steps so far; returns once the program may go on.
+
+        Returns:
+            What the program before this one left, if a turn begins; nothing if one goes on.
 
         Raises:
             EOFError: the parent is gone.
@@ -49,13 +55,15 @@ class Turns:
         if self.start is not None:
             seconds = self.clock() - self.start[0]
             if seconds < self.seconds:
-                return
+                return []
             rate = (steps - self.start[1]) / seconds
         elif steps < self.warm_up:
-            return
-        self.connection.send(rate)
-        self.connection.recv()
+            return []
+        self.connection.send((rate, self.left))
+        self.left = []
+        given = self.connection.recv()
         self.start = self.clock(), steps
+        return given
 
 
 def serve(name: str, config: dict[str, Any], connection: Connection) -> None:
@@ -63,8 +71,10 @@ def serve(name: str, config: dict[str, Any], connection: Connection) -> None:
     sys.stdout = sys.stderr  # the parent's output is the result and nothing else
     envs = config["peer_envs" if name in PEERS else "num_envs"]
     warm_up = WARM_UP * envs * config["method"]["rollout_steps"]
+    # A turn of the bare environments is as long as the actions that they are given, and nothing in them warms up.
+    least, warm_up = (0.0, 0) if name == "bare" else (config["seconds"], warm_up)
     try:
-        PROGRAMS[name](config, Turns(connection, config["seconds"], warm_up, CLOCKS[config["clock"]]))
+        PROGRAMS[name](config, Turns(connection, least, warm_up, CLOCKS[config["clock"]]))
     except (EOFError, ConnectionError, KeyboardInterrupt):
         return  # the parent is done, or Ctrl-C came, of which it tells
     except UserError as error:
@@ -73,43 +83,51 @@ def serve(name: str, config: dict[str, Any], connection: Connection) -> None:
         connection.send(" ".join(f"{type(error).__name__}: {error}".split()))
 
 
-def run_bare(config: dict[str, Any], lap: Lap) -> None:
-    """The task's vectorised environments under random actions drawn beforehand: the physics' own limit."""
-    import numpy as np
-    from gymnasium.spaces import Box
+def run_bare(config: dict[str, Any], lap: Turns) -> None:
+    """The task's vectorised environments under the very actions that dapbench took: the physics' own limit.
 
+    They start as dapbench's do, so that each step is the same one: how long MuJoCo takes depends on where a body is.
+    """
     from dapbench.on_policy.tasks import env_seeds, make_envs
 
-    steps, num_envs = config["method"]["rollout_steps"], config["num_envs"]
-    envs = make_envs(config["task"], num_envs)
-    space = envs.single_action_space
-    assert isinstance(space, Box)
-    rng = np.random.default_rng(config["seed"])
-    actions = rng.uniform(space.low, space.high, (steps, num_envs, *space.shape)).astype(space.dtype)
-    envs.reset(seed=env_seeds(config["seed"], num_envs))
+    envs = make_envs(config["task"], config["num_envs"])
+    envs.reset(seed=env_seeds(config["seed"], config["num_envs"]))
     done = 0
     while True:
-        lap(done)
-        for action in actions:
-            envs.step(action)
-        done += steps * num_envs
+        for actions in lap(done):
+            for action in actions:
+                envs.step(action)
+            done += len(actions) * config["num_envs"]
 
 
-def run_dapbench(config: dict[str, Any], lap: Lap) -> None:
-    """Our PPO as `dapbench train` runs it, with the curve that it gathers."""
+def run_dapbench(config: dict[str, Any], lap: Turns) -> None:
+    """Our PPO as `dapbench train` runs it, with the curve that it gathers; leaves its actions [T, E, A]."""
     import lightning.pytorch as pl
 
     from dapbench.on_policy.base import OnPolicy
+    from dapbench.on_policy.rollout import Rollout
+    from dapbench.on_policy.tasks import to_env_actions
     from dapbench.on_policy.training import Curve, build, fit
 
     class Laps(pl.Callback):
+        def on_train_start(self, trainer: pl.Trainer, module: OnPolicy) -> None:  # type: ignore[override]
+            collector = module.collector
+            collect = collector.collect
+
+            def recorded(*args: Any) -> Rollout:
+                rollout = collect(*args)
+                lap.left.append(to_env_actions(rollout.actions, collector.action_space))
+                return rollout
+
+            collector.collect = recorded  # type: ignore[method-assign]
+
         def on_train_batch_end(self, trainer: pl.Trainer, module: OnPolicy, *_: Any) -> None:
             lap(module.env_steps)
 
     fit(build(config), [Curve(), Laps()])
 
 
-def run_sb3(config: dict[str, Any], lap: Lap) -> None:
+def run_sb3(config: dict[str, Any], lap: Turns) -> None:
     """The PPO of Stable-Baselines3."""
     import torch
     from stable_baselines3 import PPO
@@ -118,7 +136,7 @@ def run_sb3(config: dict[str, Any], lap: Lap) -> None:
     learn(peer(PPO, torch.nn.Tanh, config), lap)
 
 
-def run_sbx(config: dict[str, Any], lap: Lap) -> None:
+def run_sbx(config: dict[str, Any], lap: Turns) -> None:
     """The PPO of SBX; JAX takes as many threads as the process may use cores, which is one."""
     import torch
     from flax.linen import tanh
@@ -171,7 +189,7 @@ def peer(algorithm: Callable[..., Any], tanh: Any, config: dict[str, Any]) -> An
     )
 
 
-def learn(model: Any, lap: Lap) -> None:
+def learn(model: Any, lap: Turns) -> None:
     """Trains a peer's model for ever."""
     from stable_baselines3.common.callbacks import BaseCallback
 

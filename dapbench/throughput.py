@@ -55,11 +55,12 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def started(name: str, config: dict[str, Any]) -> Iterator[Callable[[], float]]:
+def started(name: str, config: dict[str, Any]) -> Iterator[Callable[[list[Any]], tuple[float, list[Any]]]]:
     """Starts a program in a process of its own, and stops it in the end.
 
     Yields:
-        A function that gives the program one turn and returns its environment steps per second.
+        A function that gives the program one turn, with what the one before it left, and returns its environment steps
+        per second and what it leaves itself.
 
     Raises:
         UserError: the program failed.
@@ -70,7 +71,7 @@ def started(name: str, config: dict[str, Any]) -> Iterator[Callable[[], float]]:
     process.start()
     theirs.close()  # so that the end of the process is heard
 
-    def heard() -> float:
+    def heard() -> tuple[float, list[Any]]:
         try:
             answer = ours.recv()
         except (EOFError, ConnectionError):
@@ -80,8 +81,8 @@ def started(name: str, config: dict[str, Any]) -> Iterator[Callable[[], float]]:
             raise UserError(f"{name} could not be timed: {answer}")
         return answer
 
-    def turn() -> float:
-        ours.send("go")
+    def turn(given: list[Any]) -> tuple[float, list[Any]]:
+        ours.send(given)
         return heard()
 
     try:
@@ -111,8 +112,10 @@ def throughput(config: dict[str, Any]) -> None:
             turns[name] = stack.enter_context(started(name, settings))
             bar.update()
         for _ in range(pairs):
+            left: list[Any] = []
             for name, turn in turns.items():
-                speeds[name].append(turn())
+                speed, left = turn(left)
+                speeds[name].append(speed)
                 bar.update()
     print(json.dumps(summary(task, speeds)) if settings["json"] else table(settings, speeds))
 

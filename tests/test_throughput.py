@@ -5,13 +5,17 @@ from collections.abc import Callable
 from multiprocessing import Pipe
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from gymnasium.vector import SyncVectorEnv
 
 from dapbench import throughput as module
 from dapbench.config import run_command
 from dapbench.errors import UserError
-from dapbench.peers import Turns, peer
+from dapbench.on_policy import base, tasks
+from dapbench.on_policy.tasks import make_envs
+from dapbench.peers import Turns, peer, run_bare, run_dapbench
 from dapbench.throughput import checked, ratios, started, summary, table, throughput
 
 Compose = Callable[..., dict[str, Any]]
@@ -53,23 +57,58 @@ def test_a_turn_counts_from_the_go_to_the_end_of_an_iteration() -> None:
     ours, theirs = Pipe()
     now = 0.0
     turns = Turns(theirs, seconds=2.0, warm_up=20, clock=lambda: now)
-    turns(10)
+    assert turns(10) == []
     assert not ours.poll()
-    ours.send("go")
+    ours.send(["for the first turn"])
     now = 5.0
-    turns(20)  # warm: it says so, and takes the waiting go
-    assert ours.recv() == 0.0
+    assert turns(20) == ["for the first turn"]  # warm: it says so, and takes the waiting go
+    assert ours.recv() == (0.0, [])
     now = 6.0
-    turns(30)
+    turns.left.append("for the next program")
+    assert turns(30) == []
     assert not ours.poll()
-    ours.send("go")
+    ours.send([])
     now = 9.0
     turns(60)
-    assert ours.recv() == 10.0  # 40 steps in 4 s
+    assert ours.recv() == (10.0, ["for the next program"])  # 40 steps in 4 s
+    assert turns.left == []
     ours.close()
     now = 12.0
     with pytest.raises((EOFError, ConnectionError)):
         turns(70)
+
+
+class FewTurns(Turns):
+    """Gives the program what the one before it left, and lets it go on ``laps`` times."""
+
+    def __init__(self, laps: int, given: list[Any]) -> None:
+        self.laps, self.given, self.left = laps, given, []
+
+    def __call__(self, steps: int) -> list[Any]:
+        self.laps -= 1
+        if self.laps < 0:
+            raise EOFError
+        return self.given
+
+
+def test_the_bare_environments_take_the_same_steps_as_ours(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[SyncVectorEnv] = []
+
+    def recorded(*args: Any) -> SyncVectorEnv:
+        made.append(make_envs(*args))
+        return made[-1]
+
+    monkeypatch.setattr(tasks, "make_envs", recorded)
+    monkeypatch.setattr(base, "make_envs", recorded)
+    config = checked(compose("throughput", *SMALL, "task=hopper", "peers=[]", "compile=false"))
+    ours = FewTurns(2, [])
+    with pytest.raises(EOFError):
+        run_dapbench(config, ours)
+    with pytest.raises(EOFError):
+        run_bare(config, FewTurns(1, ours.left))
+    assert sum(map(len, ours.left)) == 3 * config["method"]["rollout_steps"]  # an episode or more has ended
+    for mine, bare in zip(*(envs.envs for envs in made), strict=True):
+        np.testing.assert_array_equal(mine.unwrapped.data.qpos, bare.unwrapped.data.qpos)
 
 
 def test_a_measurement(compose: Compose, capsys: pytest.CaptureFixture[str]) -> None:
