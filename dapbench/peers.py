@@ -119,7 +119,7 @@ def run_dapbench(config: dict[str, Any], lap: Turns) -> None:
                 lap.left.append(to_env_actions(rollout.actions, collector.action_space))
                 return rollout
 
-            collector.collect = recorded  # type: ignore[method-assign]
+            collector.collect = recorded  # type: ignore[method-assign, assignment]
 
         def on_train_batch_end(self, trainer: pl.Trainer, module: OnPolicy, *_: Any) -> None:
             lap(module.env_steps)
