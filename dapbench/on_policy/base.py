@@ -178,7 +178,7 @@ class OnPolicy(pl.LightningModule):
                 data |= self.estimate(rollout)
             if epoch == 0:
                 unexplained = (data["returns"] - data["old_values"]).var() / (data["returns"].var() + EPSILON)
-            epochs.append(self.updates["policy"].epoch(data, minibatches, self.generator))
+            epochs.append(self.updates["policy"].epoch(data, minibatches, self.generator, again=epoch > 0))
         means = {name: float(np.mean([metrics[name] for metrics in epochs])) for name in epochs[0]}
         # The policy's shift is what it is after the last epoch, not on the way there.
         means |= {name: epochs[-1][name] for name in ("approx_kl", "clip_fraction") if name in means}

@@ -119,20 +119,24 @@ class Update:
         self._eps = eps
         self._max_grad_norm = max_grad_norm
         self._gradient = grad_and_value(self._objective, has_aux=True)
-        self._compiled_step = maybe_compile(self._step, compile, self.flat.device)
+        self._checked_step = self._compiled_step = maybe_compile(self._step, compile, self.flat.device)
         self._metric_names: list[str] = []
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Sets Adam's learning rate without a recompilation."""
         self.optimizer.param_groups[0]["lr"].fill_(learning_rate)
 
-    def epoch(self, table: Batch, minibatches: int, generator: torch.Generator) -> dict[str, float]:
+    def epoch(
+        self, table: Batch, minibatches: int, generator: torch.Generator, *, again: bool = False
+    ) -> dict[str, float]:
         """One pass over the data in random minibatches.
 
         Args:
             table: tensors with one leading length N; every minibatch takes N // minibatches of the rows.
             minibatches: how many steps to take.
             generator: shuffles the rows.
+            again: since the call before nothing but values has changed, so what is compiled still fits: checking that
+                takes as long as three steps.
 
         Returns:
             The metrics' means over the steps, with the loss (``loss``) and the gradient's norm (``grad_norm``).
@@ -154,18 +158,20 @@ class Update:
             table,
         )
         with torch.no_grad():
-            total = self._compiled_step(*arguments, rows[0])  # compiles, or checks that what is compiled fits
-            step = self._checked_step()
+            # The first step compiles, or checks that what is compiled fits.
+            total = (self._checked_step if again else self._compiled_step)(*arguments, rows[0])
+            if not again:
+                self._checked_step = self._last_used_step()
             for i in range(1, minibatches):
-                total = total + step(*arguments, rows[i])
+                total = total + self._checked_step(*arguments, rows[i])
         means = (total / minibatches).tolist()
         return dict(zip(self._metric_names, means, strict=True))
 
     def _objective(self, flat: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         return functional_call(self._module, self.parameters.views(flat), (batch,))
 
-    def _checked_step(self) -> Callable[..., Tensor]:
-        """What the last call of the step ran: the others of its epoch differ in values alone.
+    def _last_used_step(self) -> Callable[..., Tensor]:
+        """What the last call of the compiled step ran: the next ones differ in values alone.
 
         Going through ``torch.compile`` again costs a third of a step, even when it is told to check nothing.
         """
