@@ -53,17 +53,13 @@ def test_compiled_equals_eager_after_20_updates() -> None:
 
 
 def test_further_epochs_over_new_values_are_the_same_without_a_check() -> None:
-    updates = [make(compile=True)[1] for _ in range(2)]
-    other = make(compile=True, power=4)[1]
+    (_, checked), (_, unchecked), (_, other) = make(compile=True), make(compile=True), make(compile=True, power=4)
     for epoch in range(4):
         data = table() | {"y": torch.full((60,), float(epoch))}
-        checked, unchecked = (
-            update.epoch(data, 6, torch.Generator().manual_seed(epoch), again=again)
-            for update, again in zip(updates, (False, epoch > 0), strict=True)
-        )
-        assert checked == unchecked
-        other.epoch(data, 6, torch.Generator().manual_seed(epoch))  # the last to be compiled or used is another's
-    assert torch.equal(updates[0].flat, updates[1].flat)
+        expected = checked.epoch(data, 6, torch.Generator().manual_seed(epoch))
+        other.epoch(data, 6, torch.Generator().manual_seed(epoch))  # so that what ran last is another's
+        assert unchecked.epoch(data, 6, torch.Generator().manual_seed(epoch), again=epoch > 0) == expected
+    assert torch.equal(checked.flat, unchecked.flat)
 
 
 def test_compiled_updates_and_lengths_in_turn_keep_to_their_own() -> None:
