@@ -7,16 +7,16 @@ KL term, and trains the value net further.
 import torch
 from torch import Tensor, nn
 
-from dapbench.losses import gaussian_kl, value_loss
-from dapbench.on_policy.base import OnPolicy
-from dapbench.on_policy.rollout import Rollout
-from dapbench.on_policy.updates import Batch, FlatParameters, Update
+from dapbench.ppo import PPO
+from dapbench.rl.losses import gaussian_kl, value_loss
+from dapbench.rl.rollout import Rollout
+from dapbench.rl.updates import Batch, FlatParameters, Update
 
 
-class PPG(OnPolicy):
+class PPG(PPO):
     """PPO's policy phases, and an auxiliary phase after every ``policy_phases`` of them."""
 
-    state = (*OnPolicy.state, "memory")
+    state = (*PPO.state, "memory")
 
     def build(self) -> None:
         super().build()
@@ -47,7 +47,7 @@ class PPG(OnPolicy):
         return {"auxiliary_value_loss": metrics["auxiliary_value_loss"], "clone_kl": metrics["clone_kl"]}
 
     def auxiliary_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """L_joint = ½ E[(V_aux − V_targ)²] + β KL(π_old ‖ π), and ½ E[(V − V_targ)²] (Cobbe et al. 2021, §2.1)."""
+        """L_joint = ½ E[(V_aux − V_targ)²] + β KL(π_old ‖ π), and ½ E[(V − V_targ)²] (Cobbe et al. 2021, 2.1)."""
         *trunk, head = self.actor.mean
         features = batch["states"]
         for layer in trunk:

@@ -7,18 +7,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dapbench.logs import load_logs
-from dapbench.losses import gaussian_log_prob, value_loss
-from dapbench.on_policy.advantages import reverse_recurrence
-from dapbench.on_policy.base import OnPolicy
-from dapbench.on_policy.tasks import to_policy_actions
-from dapbench.on_policy.updates import Batch, Update
+from dapbench.datasets.episodes import load_logs
+from dapbench.ppo import PPO
+from dapbench.rl.advantages import reverse_recurrence
+from dapbench.rl.environments import to_policy_actions
+from dapbench.rl.losses import gaussian_log_prob, value_loss
+from dapbench.rl.updates import Batch, Update
 
 
-class PPOBC(OnPolicy):
+class PPOBC(PPO):
     """PPO after behaviour cloning; it tells what the logs alone are worth."""
 
-    state = (*OnPolicy.state, "logs")
+    state = (*PPO.state, "logs")
 
     def make_updates(self) -> dict[str, Update]:
         updates = super().make_updates()

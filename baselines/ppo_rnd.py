@@ -4,25 +4,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dapbench.losses import value_loss
-from dapbench.on_policy.advantages import discounted_returns_so_far, gae
-from dapbench.on_policy.base import OnPolicy
-from dapbench.on_policy.networks import MLP, Critic
-from dapbench.on_policy.normalization import RunningMeanStd
-from dapbench.on_policy.rollout import Rollout
-from dapbench.on_policy.updates import Batch, Update
+from dapbench.ppo import PPO
+from dapbench.rl.advantages import discounted_returns_so_far, gae
+from dapbench.rl.losses import value_loss
+from dapbench.rl.networks import MLP, Critic
+from dapbench.rl.normalization import RunningMeanStd
+from dapbench.rl.rollout import Rollout
+from dapbench.rl.updates import Batch, Update
 
-CLIP = 5.0  # of the normalised observations that both networks see (Burda et al. 2019, §2.4)
+CLIP = 5.0  # of the normalised observations that both networks see (Burda et al. 2019, 2.4)
 
 
-class PPORND(OnPolicy):
+class PPORND(PPO):
     """PPO whose advantages add a non-episodic stream of intrinsic reward with a value function of its own.
 
     The predictor and the intrinsic value have optimisers and random numbers of their own, so that with
     ``intrinsic_weight=0`` a run equals PPO's to the last bit. The return reported is the extrinsic one.
     """
 
-    state = (*OnPolicy.state, "intrinsic_return", "rnd_generator")
+    state = (*PPO.state, "intrinsic_return", "rnd_generator")
 
     def build(self) -> None:
         super().build()

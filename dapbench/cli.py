@@ -13,17 +13,20 @@ from dapbench.errors import UserError
 # Sub-command: what it does, and its function (module:name). Where conf/ has a file of the command's name, Hydra
 # composes the function's configuration from it; the others read their arguments themselves.
 COMMANDS = {
-    "collect": ("log a behaviour policy's actions as a Minari dataset", "dapbench.collect:collect"),
+    "collect": ("log a behaviour policy's actions as a Minari dataset", "dapbench.datasets.collecting:collect"),
     "pretrain": ("fit an action prior on logged actions", "dapbench.prior.pretraining:pretrain"),
-    "train": ("train one method on one task", "dapbench.on_policy.training:train"),
-    "evaluate": ("evaluate a trained policy deterministically", "dapbench.on_policy.evaluation:evaluate_run"),
-    "render": ("film a trained policy", "dapbench.render:render"),
-    "overhead": ("time and memory of methods relative to PPO", "dapbench.overhead:overhead"),
-    "throughput": ("steps per second beside the bare environments, SB3 and SBX", "dapbench.throughput:throughput"),
-    "reference": ("measure what counts as 0 and as 1 on a task", "dapbench.report.reference:reference"),
+    "train": ("train one method on one task", "dapbench.runs.training:train"),
+    "evaluate": ("evaluate a trained policy deterministically", "dapbench.runs.evaluation:evaluate_run"),
+    "render": ("film a trained policy", "dapbench.showcase.film:render"),
+    "overhead": ("time and memory of methods relative to PPO", "dapbench.timing.overhead:overhead"),
+    "throughput": (
+        "steps per second beside the bare environments, SB3 and SBX",
+        "dapbench.timing.throughput:throughput",
+    ),
+    "reference": ("measure what counts as 0 and as 1 on a task", "dapbench.datasets.reference:reference"),
     "report": ("build tables, figures and the report page from results", "dapbench.pipeline.engine:report"),
     "repro": ("run whatever is stale of the whole pipeline, in parallel", "dapbench.pipeline.engine:repro"),
-    "track": ("record finished run directories in MLflow", "dapbench.tracking:track_command"),
+    "track": ("record finished run directories in MLflow", "dapbench.tracking.recording:track_command"),
 }
 
 

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from dapbench.config import check_choice, check_number
-from dapbench.losses import (
+from dapbench.ppo import PPO
+from dapbench.prior.base import Guidance, build_prior, read_prior
+from dapbench.rl.losses import (
     energy_weights,
     gaussian_entropy,
     gaussian_kl,
@@ -21,11 +23,9 @@ from dapbench.losses import (
     masked_mean,
     value_loss,
 )
-from dapbench.on_policy.base import OnPolicy
-from dapbench.on_policy.networks import Critic
-from dapbench.on_policy.rollout import Rollout
-from dapbench.on_policy.updates import Batch, Update
-from dapbench.prior.base import Guidance, build_prior, read_prior
+from dapbench.rl.networks import Critic
+from dapbench.rl.rollout import Rollout
+from dapbench.rl.updates import Batch, Update
 
 RANGES = {
     "guidance_scale": (0.0, 2.0),
@@ -63,7 +63,7 @@ def check_settings(method: dict[str, Any]) -> None:
         check_number(f"method.{key}", method[key], 1, rollout, integer=True)
 
 
-class PPODAP(OnPolicy):
+class PPODAP(PPO):
     """PPO-DAP. Its own hyper-parameters are explained in conf/method/ppo_dap.yaml."""
 
     imitation_weight: Tensor

@@ -14,8 +14,8 @@ import lightning.pytorch as pl
 from hydra import compose, initialize_config_dir
 
 from dapbench.config import CONF, resolved
-from dapbench.on_policy.base import OnPolicy
-from dapbench.on_policy.training import build, fit
+from dapbench.ppo import PPO
+from dapbench.runs.training import build, fit
 
 EPOCHS = 8  # of which the first, which compiles, does not count
 PARTS = {
@@ -58,7 +58,7 @@ class Profile(pl.Callback):
         """Has ``owner.name`` timed as ``part``."""
         setattr(owner, name, self.timed(part, getattr(owner, name)))
 
-    def on_train_start(self, trainer: pl.Trainer, module: OnPolicy) -> None:
+    def on_train_start(self, trainer: pl.Trainer, module: PPO) -> None:
         """Wraps what an iteration passes through."""
         for env in module.collector.envs.envs:
             self.wrap("physics", env.unwrapped, "do_simulation")
@@ -72,14 +72,14 @@ class Profile(pl.Callback):
         mean_action = module.mean_action
         module.mean_action = lambda: self.timed("policy", mean_action())
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: OnPolicy) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: PPO) -> None:
         """Starts to count once the compiled functions exist."""
         if trainer.current_epoch == 0:
             self.seconds.clear()
             self.inner[0] = 0.0
             self.start = time.thread_time(), module.env_steps
 
-    def on_train_end(self, trainer: pl.Trainer, module: OnPolicy) -> None:
+    def on_train_end(self, trainer: pl.Trainer, module: PPO) -> None:
         """Prints the table; what no timed function took is the iteration's."""
         total, steps = time.thread_time() - self.start[0], module.env_steps - self.start[1]
         self.seconds["iteration"] = total - self.inner[0]

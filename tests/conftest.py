@@ -10,9 +10,9 @@ import torch
 from gymnasium.spaces import Box
 
 from dapbench.config import CONF, resolved
-from dapbench.logs import Episode, write_logs
-from dapbench.on_policy.tasks import make_env
+from dapbench.datasets.episodes import Episode, write_logs
 from dapbench.prior.base import build_prior
+from dapbench.rl.environments import make_env
 
 Small = Callable[..., dict[str, Any]]
 

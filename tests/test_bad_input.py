@@ -13,7 +13,7 @@ import torch
 from gymnasium.spaces import Box
 
 from dapbench.cli import main
-from dapbench.logs import Episode, write_logs
+from dapbench.datasets.episodes import Episode, write_logs
 from dapbench.prior.base import build_prior
 
 SMALL = (

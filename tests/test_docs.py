@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from dapbench.config import CONF
-from dapbench.on_policy.training import build, fit
+from dapbench.runs.training import build, fit
 
 DOCS = CONF.parent / "docs"
 

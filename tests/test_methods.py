@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from dapbench.config import choices
-from dapbench.on_policy.base import OnPolicy
-from dapbench.on_policy.evaluation import load_run
-from dapbench.on_policy.tasks import make_env
-from dapbench.on_policy.training import build, fit, train
+from dapbench.ppo import PPO
+from dapbench.rl.environments import make_env
+from dapbench.runs.evaluation import load_run
+from dapbench.runs.training import build, fit, train
 
 Small = Callable[..., dict[str, Any]]
 
@@ -26,7 +26,7 @@ def test_every_method_runs_and_reloads(config_of: Small, tmp_path: Path, method:
     assert summary["method"] == method
     assert (summary["logs"] is None) == (config["method"]["starts_from"] == "nothing")
     module = load_run(tmp_path / "run")
-    assert isinstance(module, OnPolicy)
+    assert isinstance(module, PPO)
 
 
 @pytest.mark.slow
@@ -89,8 +89,8 @@ def test_rnd_advantages_are_non_episodic(config_of: Small) -> None:
     for p in module.intrinsic_critic.parameters():
         torch.nn.init.zeros_(p)
     noise = np.zeros((50, 4, 2), np.float32)
-    from dapbench.on_policy.rollout import Collector
-    from dapbench.on_policy.tasks import make_envs
+    from dapbench.rl.environments import make_envs
+    from dapbench.rl.rollout import Collector
 
     rollout = Collector(make_envs(module.config["task"], 4), 50, [1, 2, 3, 4]).collect(module.mean_action(), noise)
     assert rollout.dones.any()
@@ -131,7 +131,7 @@ def test_warm_start_takes_the_logs_statistics_and_fits_them(config_of: Small) ->
     module.configure_optimizers()
     module.on_fit_start()
     assert module.observation_stats.count == 180
-    from dapbench.logs import load_logs
+    from dapbench.datasets.episodes import load_logs
 
     env = make_env(module.config["task"])
     logs = load_logs(Path(module.config["logs_dir"]), env.observation_space, env.action_space)

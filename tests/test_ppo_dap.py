@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from dapbench.errors import UserError
-from dapbench.on_policy.base import OnPolicy
-from dapbench.on_policy.rollout import Rollout
-from dapbench.on_policy.training import build, fit
-from dapbench.on_policy.updates import Batch
+from dapbench.ppo import PPO
 from dapbench.ppo_dap import PPODAP
 from dapbench.prior.base import build_prior
+from dapbench.rl.rollout import Rollout
+from dapbench.rl.updates import Batch
+from dapbench.runs.training import build, fit
 
 Make = Callable[..., PPODAP]
 PRIOR = {"width": 16, "depth": 1, "solver_steps": 3, "sigma_min": 0.02, "sigma_max": 5.0}
@@ -55,7 +55,7 @@ def loss_batch(module: PPODAP) -> dict[str, torch.Tensor]:
 
 def ppo_loss(module: PPODAP, batch: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     with monkeypatch.context() as patch:
-        patch.setattr(PPODAP, "actor_terms", OnPolicy.actor_terms)
+        patch.setattr(PPODAP, "actor_terms", PPO.actor_terms)
         return module.loss(batch)[0]
 
 

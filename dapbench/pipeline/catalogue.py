@@ -136,7 +136,7 @@ def _known(params: DictConfig, group: str, name: str | None, where: str) -> str:
 
 
 def _file(target: str) -> str:
-    """The file that holds the class ``target``, such as baselines/ppo.py for baselines.ppo.PPO."""
+    """The file that holds the class ``target``, such as baselines/ppo.py for dapbench.ppo.PPO."""
     return target.rpartition(".")[0].replace(".", "/") + ".py"
 
 

@@ -69,7 +69,7 @@ def _repro(root: Path, overrides: list[str], choice: Choice, lock: int) -> int:
         runs_regardless=lambda cell: cell.startswith("report@"),
     )
     if any(not cells.runs_regardless(cell) for cell in plan):
-        from dapbench.tracking import prepare
+        from dapbench.tracking.recording import prepare
 
         prepare()  # runs that start together would all create the same database
     print(f"profile {profile['name']}: {len(plan)} cells to run" if plan else f"profile {profile['name']}: up to date")
@@ -119,7 +119,7 @@ def report(argv: list[str]) -> int:
     if not (results / profile["name"]).is_dir():
         raise UserError(f"there is no {results / profile['name']}; dapbench repro profile={profile['name']} fills it")
     from dapbench.report import build_report, headline
-    from dapbench.tracking import track_report
+    from dapbench.tracking.recording import track_report
 
     page = build_report(results, profile)
     track_report(page.parent, profile["name"])

@@ -10,9 +10,9 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from dapbench.checkpoints import read_checkpoint
 from dapbench.errors import UserError
-from dapbench.losses import guidance_step
-from dapbench.on_policy.checkpoints import read_checkpoint
+from dapbench.rl.losses import guidance_step
 
 STATE_CLIP = 10.0
 

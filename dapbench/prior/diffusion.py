@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dapbench.losses import diffusion_bound, edm_loss
-from dapbench.on_policy.updates import maybe_compile
 from dapbench.prior.base import ActionPrior, Guidance
+from dapbench.rl.losses import diffusion_bound, edm_loss
+from dapbench.rl.updates import maybe_compile
 
 LOG_SIGMA_MEAN, LOG_SIGMA_STD = -1.2, 1.2  # P_mean and P_std (Karras et al. 2022, Table 1)
 RHO = 7.0
@@ -108,7 +108,7 @@ class DiffusionPrior(ActionPrior):
     def sample(self, states: Tensor, noise: Tensor, guidance: Guidance | None = None) -> Tensor:
         """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order at one denoiser call a step.
 
-        Each denoised estimate first moves along the guidance (:func:`dapbench.losses.guidance_step`).
+        Each denoised estimate first moves along the guidance (:func:`dapbench.rl.losses.guidance_step`).
         """
         sigmas = self.schedule()
         embedded = self.network.embed(states)

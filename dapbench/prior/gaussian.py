@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dapbench.losses import gaussian_kl, gaussian_log_prob
 from dapbench.prior.base import ActionPrior, Guidance
+from dapbench.rl.losses import gaussian_kl, gaussian_log_prob
 
 LOG_STD_RANGE = (-5.0, 1.0)
 

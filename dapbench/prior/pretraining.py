@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from dapbench.config import check_number
+from dapbench.datasets.episodes import Logs, load_logs
 from dapbench.errors import UserError
 from dapbench.files import require_writable, whole, write_json
-from dapbench.logs import Logs, load_logs
-from dapbench.on_policy.tasks import task_spaces, to_policy_actions
-from dapbench.on_policy.training import quiet_lightning, run_trainer
+from dapbench.fitting import fit, make_trainer
 from dapbench.prior.base import ActionPrior, build_prior
 from dapbench.prior.quality import measure
+from dapbench.rl.environments import task_spaces, to_policy_actions
 
 QUALITY_STATES, QUALITY_PROPOSALS = 1000, 8
 
@@ -63,19 +63,13 @@ def split(logs: Logs, held_out_share: float, seed: int) -> tuple[Tensor, Tensor]
 
 def fit_prior(prior: ActionPrior, observations: Tensor, actions: Tensor, batches: int, seed: int) -> None:
     """Trains ``prior`` in place on raw ``observations`` [N, O] and ``actions`` [N, A] in [-1, 1]; keeps the EMA."""
-    quiet_lightning()
     prior.fit_statistics(observations, actions)
     data = TensorDataset(prior.standardise(observations), actions)
     generator = torch.Generator().manual_seed(seed)
     batch_size = min(prior.config["batch_size"], len(data))
     draws = RandomSampler(data, replacement=True, num_samples=batches * batch_size, generator=generator)
-    trainer = pl.Trainer(
+    trainer = make_trainer(
         max_steps=batches,
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
         gradient_clip_val=1.0,
         callbacks=[
             EMAWeightAveraging(decay=prior.config["ema_decay"], use_buffers=False),
@@ -83,7 +77,7 @@ def fit_prior(prior: ActionPrior, observations: Tensor, actions: Tensor, batches
         ],
     )
     sampler = BatchSampler(draws, batch_size, drop_last=True)
-    run_trainer(trainer, Pretraining(prior, seed + 1), DataLoader(data, sampler=sampler, batch_size=None))
+    fit(trainer, Pretraining(prior, seed + 1), DataLoader(data, sampler=sampler, batch_size=None))
 
 
 def check_pretraining(config: Mapping[str, Any]) -> None:
@@ -108,7 +102,6 @@ def pretrain(config: dict[str, Any]) -> None:
     """
     check_pretraining(config)
     require_writable(Path(config["out"]))
-    torch.set_num_threads(1)
     start = time.perf_counter()
     spaces = task_spaces(config["task"])
     logs = load_logs(Path(config["logs_dir"]), *spaces, config["task"]["env_id"])

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.ticker import FuncFormatter
 
-from dapbench.on_policy.curves import ALC_EPOCHS
+from dapbench.curves import ALC_EPOCHS
 from dapbench.report import statistics
 from dapbench.report.items import Absent, figure
 from dapbench.report.results import METRICS, SUBJECT, Results

@@ -9,7 +9,7 @@ from dapbench.report.results import BASELINE, SUBJECT, Results, once
 from dapbench.report.style import digits, listed, number
 
 if TYPE_CHECKING:
-    from dapbench.on_policy.base import OnPolicy
+    from dapbench.ppo import PPO
 
 SECONDS, FPS, SIZE = 4.0, 10, (240, 180)
 
@@ -29,7 +29,7 @@ def first_run(results: Results, task: str, method: str) -> Path:
 
 
 @once
-def first_policy(results: Results, task: str, method: str) -> "OnPolicy":
+def first_policy(results: Results, task: str, method: str) -> "PPO":
     """The module of a method's first seed, with its weights and statistics.
 
     Raises:
@@ -38,7 +38,7 @@ def first_policy(results: Results, task: str, method: str) -> "OnPolicy":
     run = first_run(results, task, method)
     import torch
 
-    from dapbench.on_policy.evaluation import load_run
+    from dapbench.runs.evaluation import load_run
 
     torch.set_num_threads(1)  # so that results do not depend on the number of cores
     try:

@@ -10,7 +10,9 @@ from matplotlib.figure import Figure
 
 from dapbench.report.items import Absent, figure, table
 from dapbench.report.policies import lacking
-from dapbench.report.proposals import (
+from dapbench.report.results import Results
+from dapbench.report.style import PAGE_WIDTH, counted, listed, number
+from dapbench.showcase.proposals import (
     LOGGED,
     STATES,
     WHOSE,
@@ -20,8 +22,6 @@ from dapbench.report.proposals import (
     guided_proposals,
     marginals,
 )
-from dapbench.report.results import Results
-from dapbench.report.style import PAGE_WIDTH, counted, listed, number
 
 Drawn = TypeVar("Drawn")
 RANK = "Rank: the share of a state's unguided proposals whose Q a guided one exceeds (0.5: guidance changes nothing)."

@@ -14,8 +14,8 @@ import pandas as pd
 import yaml
 
 from dapbench.config import CONF, choices
+from dapbench.curves import filled
 from dapbench.errors import UserError
-from dapbench.on_policy.curves import filled
 from dapbench.profiles import Cell, cells
 from dapbench.report.statistics import Reference, reference_scores
 

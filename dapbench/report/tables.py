@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from dapbench.on_policy.curves import ALC_EPOCHS
+from dapbench.curves import ALC_EPOCHS
 from dapbench.report import statistics
 from dapbench.report.items import Absent, table
 from dapbench.report.results import BASELINE, METRICS, SUBJECT, Results

@@ -84,13 +84,13 @@ log_qualities: null
 COPIED = [".gitignore", "dvc.yaml", ".dvc/config", ".dvcignore", "dapbench/pipeline"]
 COPIED += [f"dapbench/{name}.py" for name in ("__init__", "__main__", "config", "errors", "files", "profiles")]
 WRITTEN = [f"dapbench/{name}.py" for name in ("losses", "logs", "collect", "ppo_dap", "render", "on_policy/base")]
-WRITTEN += ["dapbench/on_policy/tasks.py", "dapbench/prior/edm.py", "baselines/ppo.py", "analysis/curves.py"]
+WRITTEN += ["dapbench/rl/environments.py", "dapbench/prior/edm.py", "baselines/ppo.py", "analysis/curves.py"]
 GROUPS = {
     "task": {"hopper": "env_id: Hopper-v5", "ant": "env_id: Ant-v5"},
     "logs": {"medium": "behaviour_seed: 1000", "expert": "behaviour_seed: 1000"},
     "prior": {"diffusion": "width: 128", "gaussian": "width: 128"},
     "method": {
-        "ppo": "_target_: baselines.ppo.PPO\nstarts_from: nothing\ngamma: 0.99",
+        "ppo": "_target_: dapbench.ppo.PPO\nstarts_from: nothing\ngamma: 0.99",
         "ppo_dap": "_target_: dapbench.ppo_dap.PPODAP\nstarts_from: prior\nprior: diffusion\ngamma: 0.99",
     },
 }
@@ -118,7 +118,7 @@ class Project:
         self.write("dapbench/cli.py", STUB)
         self.write("dapbench/pipeline/preloaded.py", preloaded_with_little())
         self.write("dapbench/report/__init__.py", REPORT)
-        self.write("dapbench/tracking.py", "def prepare():\n    pass\n\ndef track_report(*_):\n    pass\n")
+        self.write("dapbench/tracking/recording.py", "def prepare():\n    pass\n\ndef track_report(*_):\n    pass\n")
         for name in ("conf/pipeline.yaml", "conf/profile/paper.yaml"):
             self.write(name, (ROOT / name).read_text(encoding="utf-8"))
         self.write("conf/profile/tiny.yaml", TINY)

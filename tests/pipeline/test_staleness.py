@@ -45,9 +45,9 @@ def test_a_parameter_makes_its_cells_stale(finished: Project, override: str, sta
         ("baselines/ppo.py", ALL),  # the behaviour policy is PPO
         ("dapbench/ppo_dap.py", [PPO_DAP, REPORT]),
         ("dapbench/prior/edm.py", [PRETRAIN, PPO_DAP, REPORT]),
-        ("dapbench/on_policy/base.py", ALL),
+        ("dapbench/ppo.py", ALL),
         ("dapbench/report/__init__.py", [REPORT]),
-        ("dapbench/render.py", [REPORT]),
+        ("dapbench/showcase/film.py", [REPORT]),
         ("analysis/curves.py", [REPORT]),
         ("dapbench/cli.py", []),
         ("dapbench/pipeline/engine.py", []),

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from dapbench.errors import UserError
-from dapbench.losses import gaussian_kl
 from dapbench.prior.base import ActionPrior, Guidance, build_prior
 from dapbench.prior.quality import energy_distance, energy_score
+from dapbench.rl.losses import gaussian_kl
 
 CONFIG = {"width": 16, "depth": 1, "solver_steps": 5, "sigma_min": 0.02, "sigma_max": 5.0}
 KINDS = {"diffusion": "dapbench.prior.diffusion.DiffusionPrior", "gaussian": "dapbench.prior.gaussian.GaussianPrior"}

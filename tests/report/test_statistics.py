@@ -5,7 +5,7 @@ import pandas.util._decorators
 import pytest
 from rliable import metrics
 
-from dapbench.on_policy import curves
+from dapbench import curves
 from dapbench.report import statistics
 
 # rliable's bootstrap imports arch 7, which calls a private pandas decorator by its signature before pandas 3.

@@ -1,1 +1,0 @@
-"""On-policy learning: environments, rollouts, advantages, compiled updates and the base of every method."""

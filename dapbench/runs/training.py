@@ -1,0 +1,136 @@
+"""`dapbench train`: compose → check → build → fit → evaluate → write the run directory."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+
+from dapbench import fitting
+from dapbench.config import check_number, check_run
+from dapbench.errors import UserError
+from dapbench.files import require_writable, whole, write_json
+from dapbench.fitting import make_trainer
+from dapbench.ppo import PPO, Divergence
+from dapbench.runs.evaluation import evaluate, module_class
+from dapbench.runs.progress import Progress
+from dapbench.runs.resuming import Resume
+from dapbench.runs.run_directory import curve_row, summarise, write_curve, write_timing
+
+
+class Curve(pl.Callback):
+    """Gathers the curve, one row an epoch, and times the run after its first iteration (which compiles)."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.episodes_seen = 0
+        self.first_iteration_end: tuple[float, int] | None = None
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: PPO, *_: Any) -> None:
+        """Starts the clock once the compiled functions exist."""
+        if self.first_iteration_end is None:
+            self.first_iteration_end = (time.perf_counter(), module.env_steps)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: PPO) -> None:
+        """Adds the epoch's row."""
+        names = dict.fromkeys(name for iteration in module.metrics for name in iteration)
+        means = {n: float(np.mean([m[n] for m in module.metrics if n in m])) for n in names}
+        ended = module.episodes[self.episodes_seen :]
+        self.rows.append(curve_row(len(self.rows) + 1, module.env_steps, ended, means))
+        self.episodes_seen = len(module.episodes)
+        module.metrics.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The curve so far, for a checkpoint."""
+        return {"rows": self.rows, "episodes_seen": self.episodes_seen}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over the curve of a stopped run."""
+        self.rows, self.episodes_seen = state_dict["rows"], state_dict["episodes_seen"]
+
+    def steps_per_second(self, module: PPO) -> float:
+        """Environment steps per second of training without the first iteration's compilation."""
+        start, steps = self.first_iteration_end or (0.0, 0)
+        return (module.env_steps - steps) / (time.perf_counter() - start)
+
+
+def build(config: dict[str, Any]) -> PPO:
+    """The method's module for a checked configuration."""
+    check_run(config)
+    if config.get("device") == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda, but torch sees no GPU; use device=cpu")
+    method = module_class(config)
+    return method(method.complete(config))
+
+
+def fit(module: PPO, callbacks: list[pl.Callback], resume_from: Path | None = None) -> pl.Trainer:
+    """Trains ``module`` for its budget on one core (and one GPU if ``device`` says so), from its start or a saved run.
+
+    Raises:
+        Divergence: a loss, a parameter or an observation is no longer finite.
+    """
+    profile = module.config["profile"]
+    iterations = profile["epoch_steps"] // (module.hp.num_envs * module.hp.rollout_steps)
+    trainer = make_trainer(
+        accelerator="gpu" if module.config.get("device") == "cuda" else "cpu",
+        max_epochs=profile["epochs"],
+        enable_progress_bar=False,
+        callbacks=callbacks,
+    )
+    fitting.fit(trainer, module, list(range(iterations)), resume_from)
+    return trainer
+
+
+def train(config: dict[str, Any]) -> None:
+    """Runs one cell and writes its run directory: curve.csv, summary.json, timing.json and model.ckpt.
+
+    Raises:
+        UserError: bad input, an occupied run directory, or divergence (``failure.json`` then says where).
+    """
+    start = time.perf_counter()
+    out = Path(config["out"])
+    if (out / "summary.json").exists():
+        raise UserError(f"out={out} already holds a finished run; choose another folder or remove it")
+    require_writable(out)
+    check_number("checkpoint_epochs", config["checkpoint_epochs"], 0, 10**9, integer=True)
+    module, curve = build(config), Curve()
+    resume = Resume(module, config["checkpoint_epochs"])
+    (out / "failure.json").unlink(missing_ok=True)  # of an earlier try
+    module.clock.seconds["startup"] = time.perf_counter() - start
+    identity = {"task": config["task"]["name"], "method": config["method"]["name"], "seed": config["seed"]}
+    identity |= {"profile": config["profile"]["name"]}
+    try:
+        trainer = fit(module, [curve, Progress(), resume], resume.found())
+    except Divergence as error:
+        epoch = len(curve.rows) + 1
+        failure = identity | {"epoch": epoch, "quantity": error.quantity, "message": str(error)}
+        write_json(out / "failure.json", failure | {"last_good_checkpoint": resume.last_good()})
+        if config["tracking"]:
+            record(out)
+        run = f"{identity['task']} {identity['method']} seed {identity['seed']}"
+        left = resume.last_good() or f"none, the first is saved after epoch {resume.every}"
+        raise UserError(f"{run} stopped in epoch {epoch}: {error} (last good checkpoint: {left})") from error
+    speed = curve.steps_per_second(module)
+    with module.clock("evaluation"):
+        evaluation = evaluate(module, config["profile"]["eval_episodes"], config["seed"])
+    with module.clock("checkpoint"), whole(out / "model.ckpt") as temporary:
+        trainer.save_checkpoint(temporary)
+    write_curve(out / "curve.csv", curve.rows)
+    returns = [episode_return for episode_return, _ in module.episodes]
+    summary = summarise(module.config, curve.rows, returns, evaluation, module.logs_description())
+    write_json(out / "summary.json", summary)
+    write_timing(out / "timing.json", module.clock.seconds, time.perf_counter() - start, speed)
+    resume.remove()
+    if config["tracking"]:
+        with module.clock("tracking"):
+            record(out)
+        write_timing(out / "timing.json", module.clock.seconds, time.perf_counter() - start, speed)
+
+
+def record(out: Path) -> None:
+    """Shows a run directory in MLflow; whatever goes wrong there is a warning, since the directory is the truth."""
+    from dapbench.tracking.recording import track
+
+    track(out)
