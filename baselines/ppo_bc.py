@@ -1,5 +1,6 @@
 """Control: PPO whose policy and value are warm-started on the logs that PPO-DAP's prior saw."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -7,18 +8,40 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dapbench.datasets.episodes import load_logs
-from dapbench.ppo import PPO
+from dapbench.datasets.episodes import load_transitions
+from dapbench.ppo import PPO, Carried, PPOSettings
 from dapbench.rl.advantages import reverse_recurrence
 from dapbench.rl.environments import to_policy_actions
 from dapbench.rl.losses import gaussian_log_prob, value_loss
 from dapbench.rl.updates import Batch, Update
+from dapbench.settings import check_at_most, number
+
+
+@dataclass(frozen=True)
+class BCSettings(PPOSettings):
+    """PPO's settings and the warm start's; conf/method/ppo_bc.yaml explains them."""
+
+    warm_start_epochs: int = number(1, 10**6)
+    warm_start_minibatch_size: int = number(1, 10**6)
+    warm_start_learning_rate: float = number(0.0, 1.0)
+
+
+@dataclass
+class BCCarried(Carried):
+    """Also the description of the logs, which only the start of a run reads."""
+
+    logs: dict[str, Any]
 
 
 class PPOBC(PPO):
     """PPO after behaviour cloning; it tells what the logs alone are worth."""
 
-    state = (*PPO.state, "logs")
+    Settings = BCSettings
+    hp: BCSettings
+    carried: BCCarried
+
+    def carry(self) -> BCCarried:
+        return BCCarried(**vars(super().carry()), logs={})
 
     def make_updates(self) -> dict[str, Update]:
         updates = super().make_updates()
@@ -28,31 +51,31 @@ class PPOBC(PPO):
 
     def load_inputs(self) -> None:
         spaces = self.observation_space, self.action_space
-        logs = load_logs(Path(self.config["logs_dir"]), *spaces, self.config["task"]["env_id"])
-        self.logs = logs.description
+        logs = load_transitions(Path(self.config["logs_dir"]), *spaces, self.config["task"]["env_id"])
+        self.carried.logs = logs.description
         returns = reverse_recurrence(logs.rewards[:, None], self.hp.gamma * ~logs.ends[:, None])[:, 0]
         self.observation_stats.update(logs.observations)
         if self.hp.scale_rewards:
             self.reward_stats.update(returns)
             returns = returns / self.reward_stats.std()
-        actions = to_policy_actions(logs.actions, self.action_space)
         table = {
-            "states": self.observation_stats.normalize(self.tensor(logs.observations)),
-            "actions": self.tensor(actions),
+            "policy_observations": self.observation_stats.normalize(self.tensor(logs.observations)),
+            "actions": self.tensor(to_policy_actions(logs.actions, self.action_space)),
             "returns": self.tensor(returns),
         }
-        minibatches = len(returns) // self.hp.warm_start_minibatch_size
+        size = self.hp.warm_start_minibatch_size
+        check_at_most("method.warm_start_minibatch_size", size, len(returns), "the logs' transitions")
         for _ in range(self.hp.warm_start_epochs):
-            self.updates["warm_start"].epoch(table, minibatches, self.generator)
+            self.updates["warm_start"].epoch(table, size, self.carried.generator)
 
     def warm_start_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """−E log π(a|s) of the logged actions, and ½ E[(V(s) − G)²] of their discounted returns."""
-        cloning = -gaussian_log_prob(batch["actions"], *self.actor(batch["states"])).mean()
-        value = value_loss(self.critic(batch["states"]), batch["returns"])
+        cloning = -gaussian_log_prob(batch["actions"], *self.actor(batch["policy_observations"])).mean()
+        value = value_loss(self.critic(batch["policy_observations"]), batch["returns"])
         return cloning + value, {"cloning": cloning, "value": value}
 
     def logs_description(self) -> dict[str, Any]:
-        return self.logs
+        return self.carried.logs
 
     def tensor(self, array: np.ndarray) -> Tensor:
         """A float32 tensor on the module's device."""

@@ -3,7 +3,7 @@
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,19 +23,6 @@ HYDRA_OVERRIDES = [
     "hydra/job_logging=none",
     "hydra/hydra_logging=none",
 ]
-
-POSITIVE_INTEGERS = ("num_envs", "rollout_steps", "update_epochs", "minibatch_size")
-RANGES = {
-    "gamma": (0.0, 1.0),
-    "gae_lambda": (0.0, 1.0),
-    "clip": (0.0, 10.0),
-    "learning_rate": (0.0, 1.0),
-    "adam_eps": (0.0, 1.0),
-    "max_grad_norm": (0.0, 1e6),
-    "value_weight": (0.0, 1e6),
-    "entropy_weight": (0.0, 1e6),
-    "log_std": (-20.0, 5.0),
-}
 
 
 def choices(group: str) -> list[str]:
@@ -120,49 +107,3 @@ def slices_of(path: Path, composed: "DictConfig") -> dict[str, Any]:
         given = slices["profile"]["name"]
         raise UserError(f"params={path} is of profile {given}; compose it anew for profile={named['profile']}")
     return slices
-
-
-def check_number(name: str, value: Any, low: float, high: float, integer: bool = False) -> None:
-    """Raises a UserError unless ``value`` is a number within [low, high]."""
-    wanted = "a whole number" if integer else "a number"
-    is_number = isinstance(value, int) if integer else isinstance(value, int | float)
-    if not is_number or isinstance(value, bool) or not low <= value <= high:
-        raise UserError(f"{name}={value} is not {wanted} from {low:g} to {high:g}")
-
-
-def check_choice(name: str, value: Any, valid: Sequence[str]) -> None:
-    """Raises a UserError unless ``value`` is one of ``valid``."""
-    if value not in valid:
-        raise UserError(f"{name}={value} is not one of {', '.join(valid)}")
-
-
-def check_run(config: Mapping[str, Any]) -> None:
-    """Refuses a configuration of ``dapbench train`` or ``collect`` that cannot run.
-
-    Raises:
-        UserError: names the first bad value and the valid ones.
-    """
-    method, profile = config["method"], config["profile"]
-    check_number("seed", config["seed"], 0, 2**31 - 1, integer=True)
-    for key in ("epochs", "epoch_steps", "schedule_epochs", "eval_episodes"):
-        check_number(f"profile.{key}", profile[key], 1, 10**9, integer=True)
-    for key in POSITIVE_INTEGERS:
-        check_number(f"method.{key}", method[key], 1, 10**6, integer=True)
-    for key, (low, high) in RANGES.items():
-        check_number(f"method.{key}", method[key], low, high)
-    hidden = method["hidden"]
-    if not isinstance(hidden, list) or not hidden:
-        raise UserError(f"method.hidden={hidden} is not a list of layer widths such as [64,64]")
-    for width in hidden:
-        check_number("method.hidden", width, 1, 10**5, integer=True)
-    rollout = method["num_envs"] * method["rollout_steps"]
-    if profile["epoch_steps"] % rollout:
-        raise UserError(
-            f"method.num_envs={method['num_envs']} * method.rollout_steps={method['rollout_steps']} is {rollout}, "
-            f"which does not divide profile.epoch_steps={profile['epoch_steps']}"
-        )
-    if rollout < method["minibatch_size"] or method["minibatch_size"] < 2:
-        raise UserError(
-            f"method.minibatch_size={method['minibatch_size']} is not from 2 to the rollout's {rollout} steps"
-        )
-    check_choice("device", config.get("device", "cpu"), ("cpu", "cuda"))

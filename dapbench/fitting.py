@@ -15,7 +15,7 @@ def make_trainer(accelerator: str = "cpu", **options: Any) -> pl.Trainer:
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # of hardware and data loaders not used here
     warnings.filterwarnings("ignore", module="lightning")
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
     return pl.Trainer(accelerator=accelerator, devices=1, **quiet, **options)
 
 

@@ -24,7 +24,7 @@ PARTS = {
     "wrappers": "Gymnasium's wrappers: time limit, order, checker",
     "reset": "resets",
     "vector": "SyncVectorEnv: batching, copies, infos",
-    "policy": "policy: normalisation and mean in numpy",
+    "policy": "policy: normalization and mean in numpy",
     "collector": "collector: noise, clipping, buffers, episodes",
     "iteration": "statistics, reward scaling, log-probabilities, Lightning",
     "advantages": "values and GAE, anew each of ten epochs",
@@ -77,11 +77,11 @@ class Profile(pl.Callback):
         if trainer.current_epoch == 0:
             self.seconds.clear()
             self.inner[0] = 0.0
-            self.start = time.thread_time(), module.env_steps
+            self.start = time.thread_time(), module.carried.env_steps
 
     def on_train_end(self, trainer: pl.Trainer, module: PPO) -> None:
         """Prints the table; what no timed function took is the iteration's."""
-        total, steps = time.thread_time() - self.start[0], module.env_steps - self.start[1]
+        total, steps = time.thread_time() - self.start[0], module.carried.env_steps - self.start[1]
         self.seconds["iteration"] = total - self.inner[0]
         print(f"{module.config['task']['name']}: {1e6 * total / steps:.1f} µs a step of an environment")
         for part, text in PARTS.items():

@@ -10,7 +10,7 @@ import torch
 from gymnasium.spaces import Box
 
 from dapbench.config import CONF, resolved
-from dapbench.datasets.episodes import Episode, write_logs
+from dapbench.datasets.episodes import Episode, write_dataset
 from dapbench.prior.base import build_prior
 from dapbench.rl.environments import make_env
 
@@ -45,6 +45,7 @@ KINDS = {"diffusion": "dapbench.prior.diffusion.DiffusionPrior", "gaussian": "da
 SIZES = {
     "auxiliary_minibatch_size": 100,
     "policy_phases": 2,
+    "predictor_steps": 1,
     "q_minibatch_size": 50,
     "state_share": 0.5,
     "kl_state_share": 0.2,
@@ -85,7 +86,7 @@ def inputs(tmp_path: Path) -> Callable[[str], list[str]]:
             for _ in range(3)
         ]
         space = Box(-np.inf, np.inf, (o,), np.float64)
-        write_logs(tmp_path / "logs", episodes, space, env.action_space, dataset_id="test/t-v0", metadata={})
+        write_dataset(tmp_path / "logs", episodes, space, env.action_space, dataset_id="test/t-v0", metadata={})
         env.close()
         for kind, target in KINDS.items():
             build_prior(o, a, {"_target_": target, **PRIOR}).save(tmp_path / kind / "prior.ckpt", {"quality": "test"})

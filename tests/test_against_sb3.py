@@ -37,15 +37,15 @@ def sb3_update(module: Any, rollout: Rollout) -> Any:
     buffer.n_envs, buffer.buffer_size = ENVS, STEPS
     buffer.reset()
     starts = np.ones(ENVS)
-    data = module.flatten(rollout)
-    values, next_values = module.values(rollout, module.critic)
+    experience = module.observe(rollout)
+    values, next_values = module.values(experience, module.critic)
     for t in range(STEPS):
         truncated = rollout.dones[t] & ~rollout.terminations[t]
         rewards = rollout.rewards[t] + model.gamma * next_values[t] * truncated
         rows = slice(t * ENVS, (t + 1) * ENVS)
-        log_probs = data["log_probs"][rows]
+        log_probs = experience.log_probs[rows]
         buffer.add(
-            data["observations"][rows].numpy(),
+            experience.policy_observations[rows].numpy(),
             rollout.actions[t],
             rewards,
             starts,
@@ -79,8 +79,9 @@ def test_an_update_equals_sb3s(small: Callable[..., dict[str, Any]]) -> None:
     assert rollout.terminations.any()
     theirs = sb3_update(module, rollout)
     before = module.updates["policy"].flat.clone()
-    data = module.flatten(rollout)
-    module.optimize(rollout, data)
+    experience = module.observe(rollout)
+    estimate = module.estimate(experience)
+    module.optimize(experience, estimate, module.prepare(experience, estimate))
     assert (module.updates["policy"].flat - before).abs().max() > 1e-3
     extractor = theirs.mlp_extractor
     layers = [*extractor.policy_net[::2], theirs.action_net, *extractor.value_net[::2], theirs.value_net]

@@ -13,7 +13,7 @@ import torch
 from gymnasium.spaces import Box
 
 from dapbench.cli import main
-from dapbench.datasets.episodes import Episode, write_logs
+from dapbench.datasets.episodes import Episode, write_dataset
 from dapbench.prior.base import build_prior
 
 SMALL = (
@@ -35,7 +35,7 @@ class Made:
         ended = np.arange(60) == 59
         episode = Episode(np.zeros((61, 10)), np.full((60, 2), 0.1), np.zeros(60), ended, ~ended)
         space, actions = Box(-np.inf, np.inf, (10,), np.float64), Box(-1.0, 1.0, (2,), np.float32)
-        write_logs(Path("logs"), [episode] * 2, space, actions, dataset_id="test/reacher-v0", metadata={})
+        write_dataset(Path("logs"), [episode] * 2, space, actions, dataset_id="test/reacher-v0", metadata={})
 
     def _overwrite(self, name: str, values: np.ndarray) -> None:
         self.logs()

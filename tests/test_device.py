@@ -66,12 +66,12 @@ def test_a_stopped_run_goes_on_on_the_gpu(config_of: Small) -> None:
     stopped.configure_optimizers()
     stopped.on_fit_start()
     stopped.training_step(None, 0)
-    assert len(stopped.memory) == 1
-    saved = {"module": snapshot(stopped, stopped.state), "collector": stopped.collector.snapshot()}
+    assert len(stopped.carried.memory) == 1
+    saved = {"carried": snapshot(stopped.carried), "collector": stopped.collector.snapshot()}
     with PretendedGPU():
         module = on_the_gpu(config, saved)
         module.training_step(None, 0)
-    assert module.memory == []
+    assert module.carried.memory == []
 
 
 def test_a_tensor_left_on_the_cpu_is_found(config_of: Small) -> None:

@@ -31,7 +31,7 @@ def test_the_example_baseline_runs(small: Callable[..., dict[str, Any]], monkeyp
     config["method"] |= stated
     run = build(config)
     fit(run, [])
-    assert run.env_steps == 400
+    assert run.carried.env_steps == 400
     assert float(run.kl_weight) != 1.0
 
 
@@ -41,7 +41,7 @@ def test_the_example_task_runs(small: Callable[..., dict[str, Any]], tmp_path: P
     config["task"] = yaml.safe_load(settings)
     run = build(config)
     fit(run, [])
-    assert run.env_steps == 400
+    assert run.carried.env_steps == 400
     assert float(run.action_space.low[0]) == -2.0
 
 

@@ -7,14 +7,14 @@ import gymnasium as gym
 import lightning.pytorch as pl
 import numpy as np
 
-from dapbench.config import check_number
-from dapbench.datasets.episodes import Episode, load_episodes, write_logs
+from dapbench.datasets.episodes import Episode, load_episodes, write_dataset
 from dapbench.errors import UserError
 from dapbench.files import require_writable
 from dapbench.ppo import PPO
 from dapbench.rl.environments import env_seeds, make_envs, task_spaces, to_env_actions
 from dapbench.runs.progress import Progress
 from dapbench.runs.training import build, fit
+from dapbench.settings import check_number
 
 RECORDING_STREAM = 3
 
@@ -57,7 +57,7 @@ class Recorder(pl.Callback):
         if epoch in self.shares:
             recorded = record(module, round(self.shares[epoch] * self.transitions), epoch)
             returns = [float(episode.rewards.sum()) for episode in recorded]
-            policy = {"epoch": epoch, "training_env_steps": module.env_steps, "share": self.shares[epoch]}
+            policy = {"epoch": epoch, "training_env_steps": module.carried.env_steps, "share": self.shares[epoch]}
             self.policies.append(policy | {"return_mean": float(np.mean(returns)), "episodes": len(returns)})
             self.episodes += recorded
 
@@ -85,7 +85,7 @@ def behaviour_logs(config: dict[str, Any]) -> tuple[list[Episode], dict[str, Any
         "behaviour": "ppo",
         "behaviour_seed": config["seed"],
         "policies": recorder.policies,
-        "env_steps": module.env_steps + recorded_steps,
+        "env_steps": module.carried.env_steps + recorded_steps,
     }
 
 
@@ -107,7 +107,7 @@ def collect(config: dict[str, Any]) -> None:
         description = {"source": source, "env_steps": given["env_steps"]}
     quality = {"quality": config["logs"]["name"], "task": config["task"]["name"]}
     name = f"dapbench/{config['task']['name']}/{config['logs']['name']}-v0"
-    written = write_logs(
+    written = write_dataset(
         Path(config["out"]),
         episodes,
         *spaces,

@@ -43,7 +43,7 @@ class Episode:
 
 
 @dataclass(frozen=True)
-class Logs:
+class Transitions:
     """The N transitions of a dataset, episode after episode, in environment units."""
 
     observations: NDArray[np.float32]  # [N, O], s_t
@@ -55,7 +55,7 @@ class Logs:
     description: dict[str, Any]  # source, quality, transitions, env_steps, return_mean, ...
 
 
-def write_logs(
+def write_dataset(
     path: Path,
     episodes: Sequence[Episode],
     observation_space: Box,
@@ -75,7 +75,8 @@ def write_logs(
         metadata: what only the collector knows (quality, behaviour policies, env_steps spent, ...).
 
     Returns:
-        The description that ``load_logs`` will give, its source aside: ``metadata``, counts, returns and versions.
+        The description that ``load_transitions`` will give, its source aside: ``metadata``, counts, returns,
+        versions.
     """
     from minari.data_collector import EpisodeBuffer
     from minari.dataset.minari_storage import MinariStorage
@@ -118,12 +119,14 @@ def write_logs(
     return description
 
 
-def load_logs(source: str | Path, observation_space: Box, action_space: Box, env_id: str | None = None) -> Logs:
+def load_transitions(
+    source: str | Path, observation_space: Box, action_space: Box, env_id: str | None = None
+) -> Transitions:
     """Reads logs as arrays of transitions; arguments and errors as for ``load_episodes``."""
     episodes, description = load_episodes(source, observation_space, action_space, env_id)
     ends = np.zeros(description["transitions"], dtype=bool)
     ends[np.cumsum([len(episode.rewards) for episode in episodes]) - 1] = True
-    return Logs(
+    return Transitions(
         observations=np.concatenate([episode.observations[:-1] for episode in episodes]).astype(np.float32),
         actions=np.concatenate([episode.actions for episode in episodes]).astype(np.float32),
         rewards=np.concatenate([episode.rewards for episode in episodes]).astype(np.float32),
@@ -145,7 +148,7 @@ def load_episodes(
         env_id: the task's; tells tasks apart whose spaces are alike, such as HalfCheetah and Walker2d.
 
     Returns:
-        The episodes, and the description that ``write_logs`` stored; of a foreign dataset what can be told of it.
+        The episodes, and the description that ``write_dataset`` stored; of a foreign dataset what can be told of it.
 
     Raises:
         UserError: whatever is wrong with the logs, in one line.

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from dapbench.config import check_number
 from dapbench.datasets.episodes import load_episodes
 from dapbench.errors import UserError
 from dapbench.files import write_json
 from dapbench.rl.environments import make_env, task_spaces
+from dapbench.settings import check_number
 
 SOURCE = "our random policy and expert logs"
 MADE_BY = "dapbench collect task={task} logs=expert profile=paper && dapbench reference task={task}"

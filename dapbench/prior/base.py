@@ -21,18 +21,18 @@ class Guidance(NamedTuple):
     """What proposals move along while they are drawn.
 
     Attributes:
-        gradient: maps ``observations`` and actions [M, K, A] to ∇_a Q [M, K, A].
-        observations: the states [M, O] as Q reads them.
+        gradient: gives ∇_a Q [M, K, A] at ``policy_observations`` and actions [M, K, A].
+        policy_observations: [M, O], as Q reads them.
         scale: α_max, the longest step.
     """
 
     gradient: Callable[[Tensor, Tensor], Tensor]
-    observations: Tensor
+    policy_observations: Tensor
     scale: float
 
     def step(self, actions: Tensor, sigma: Tensor, sigma_data: Tensor) -> Tensor:
         """``actions`` after one step at noise level σ, within [-1, 1]."""
-        gradient = self.gradient(self.observations, actions)
+        gradient = self.gradient(self.policy_observations, actions)
         return (actions + guidance_step(gradient, sigma, sigma_data, self.scale)).clamp(-1.0, 1.0)
 
 
@@ -59,21 +59,21 @@ class ActionPrior(nn.Module, ABC):
         self.register_buffer("state_std", torch.ones(observation_size))
 
     def fit_statistics(self, observations: Tensor, actions: Tensor) -> None:
-        """Measures what the prior standardises by: ``observations`` [N, O] raw, ``actions`` [N, A] in [-1, 1]."""
+        """Measures what the prior standardizes by: ``observations`` [N, O] raw, ``actions`` [N, A] in [-1, 1]."""
         self.state_mean.copy_(observations.mean(0))
         self.state_std.copy_(observations.std(0).clamp(min=1e-3))
 
-    def standardise(self, observations: Tensor) -> Tensor:
+    def normalize(self, observations: Tensor) -> Tensor:
         """Raw observations [B, O] by the log's own statistics, clipped at ±10."""
         return ((observations - self.state_mean) / self.state_std).clamp(-STATE_CLIP, STATE_CLIP)
 
     def corrupt(self, actions: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """The random inputs [B, ...] that :meth:`predict` needs beside states and actions [B, A]."""
+        """The random inputs [B, ...] that :meth:`predict` needs beside observations and actions [B, A]."""
         return {}
 
     @abstractmethod
     def predict(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """The network's prediction for ``states`` [B, O] (standardised), ``actions`` [B, A] and the corruption."""
+        """The network's prediction for ``prior_observations`` [B, O], ``actions`` [B, A] and the corruption."""
 
     @abstractmethod
     def fit_loss(self, prediction: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
@@ -84,26 +84,26 @@ class ActionPrior(nn.Module, ABC):
         """How far a prediction is from the one of the previous prior, a scalar in the units of :meth:`fit_loss`."""
 
     @abstractmethod
-    def sample(self, states: Tensor, noise: Tensor, guidance: Guidance | None = None) -> Tensor:
-        """Proposals [M, K, A] in [-1, 1] at standardised ``states`` [M, O], from normal ``noise`` [M, K, A]."""
+    def sample(self, prior_observations: Tensor, noise: Tensor, guidance: Guidance | None = None) -> Tensor:
+        """Proposals [M, K, A] in [-1, 1] at ``prior_observations`` [M, O], from normal ``noise`` [M, K, A]."""
 
     def compile_sampler(self, compile: bool) -> None:
         """Compiles what :meth:`sample` repeats, if there is anything worth it."""
 
     @abstractmethod
-    def forward(self, states: Tensor, actions: Tensor, level: Tensor, noise: Tensor) -> Tensor:
+    def forward(self, prior_observations: Tensor, actions: Tensor, level: Tensor, noise: Tensor) -> Tensor:
         """−log p(a | s) [B], or an unbiased estimate of a bound on it up to a constant.
 
         Args:
-            states, actions: standardised states [B, O] and actions [B, A].
+            prior_observations, actions: [B, O] and [B, A].
             level: [B] uniform in [0, 1), from which a noise level is drawn where one is needed.
             noise: [B, A] standard normal.
         """
 
-    def surprise(self, states: Tensor, actions: Tensor, level: Tensor, noise: Tensor) -> Tensor:
+    def surprise(self, prior_observations: Tensor, actions: Tensor, level: Tensor, noise: Tensor) -> Tensor:
         """:meth:`forward` with ψ frozen: its gradient reaches ``actions`` and no weight, trainable or not."""
         frozen = {name: p.detach() for name, p in self.named_parameters()}
-        return functional_call(self, frozen, (states, actions, level, noise))
+        return functional_call(self, frozen, (prior_observations, actions, level, noise))
 
     # -- adapters ----------------------------------------------------------------------------------------------------
 

@@ -82,7 +82,7 @@ class DiffusionPrior(ActionPrior):
     def predict(self, batch: Mapping[str, Tensor]) -> Tensor:
         """D(a + σε; σ, s) [B, A]."""
         sigma = batch["sigma"].unsqueeze(-1)
-        embedded = self.network.embed(batch["states"])
+        embedded = self.network.embed(batch["prior_observations"])
         return self.denoise(embedded, batch["actions"] + sigma * batch["noise"], sigma)
 
     def fit_loss(self, prediction: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
@@ -99,43 +99,44 @@ class DiffusionPrior(ActionPrior):
         high, low = self.config["sigma_max"] ** (1 / RHO), self.config["sigma_min"] ** (1 / RHO)
         return [(high + i / max(n - 1, 1) * (low - high)) ** RHO for i in range(n)] + [0.0]
 
-    def estimate(self, embedded: Tensor, noisy: Tensor, sigma: Tensor, guidance: Guidance | None) -> Tensor:
+    def denoise_guided(self, embedded: Tensor, noisy: Tensor, sigma: Tensor, guidance: Guidance | None) -> Tensor:
         """The denoised actions [M, K, A], moved along the guidance: the one thing that each solver step does."""
         shared = embedded.unsqueeze(1).expand(-1, noisy.shape[1], -1)
         denoised = self.denoise(shared, noisy, sigma).clamp(-1.0, 1.0)
         return denoised if guidance is None else guidance.step(denoised, sigma, self.sigma_data)
 
-    def sample(self, states: Tensor, noise: Tensor, guidance: Guidance | None = None) -> Tensor:
+    def sample(self, prior_observations: Tensor, noise: Tensor, guidance: Guidance | None = None) -> Tensor:
         """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order at one denoiser call a step.
 
-        Each denoised estimate first moves along the guidance (:func:`dapbench.rl.losses.guidance_step`).
+        What each step denoises first moves along the guidance (:func:`dapbench.rl.losses.guidance_step`).
         """
         sigmas = self.schedule()
-        embedded = self.network.embed(states)
+        embedded = self.network.embed(prior_observations)
         x = sigmas[0] * noise
         previous, previous_step = None, 0.0
         for sigma, next_sigma in pairwise(sigmas):
             level = x.new_full((1, 1, 1), sigma)
-            denoised = self.estimate(embedded, x, level, guidance)
+            denoised = self.denoise_guided(embedded, x, level, guidance)
             if next_sigma == 0.0:
                 return denoised
             step = math.log(sigma / next_sigma)
-            estimate = denoised
+            extrapolated = denoised
             if previous is not None:
                 weight = step / (2.0 * previous_step)
-                estimate = (1.0 + weight) * denoised - weight * previous
-            x = (next_sigma / sigma) * x - math.expm1(-step) * estimate
+                extrapolated = (1.0 + weight) * denoised - weight * previous
+            x = (next_sigma / sigma) * x - math.expm1(-step) * extrapolated
             previous, previous_step = denoised, step
         raise AssertionError("the schedule ends at zero")
 
     def compile_sampler(self, compile: bool) -> None:
         """Compiles one solver step: the whole solver as one graph takes five times as long to compile."""
-        self.estimate = maybe_compile(self.estimate, compile, self.state_mean.device)  # type: ignore[method-assign]
+        compiled = maybe_compile(self.denoise_guided, compile, self.state_mean.device)
+        self.denoise_guided = compiled  # type: ignore[method-assign]
 
-    def forward(self, states: Tensor, actions: Tensor, level: Tensor, noise: Tensor) -> Tensor:
+    def forward(self, prior_observations: Tensor, actions: Tensor, level: Tensor, noise: Tensor) -> Tensor:
         """The diffusion's variational bound on −log p(a | s), at one noise level σ with ln σ uniform."""
         log_range = math.log(self.config["sigma_max"] / self.config["sigma_min"])
         sigma = self.config["sigma_min"] * (log_range * level).exp()
         noisy = actions + sigma.unsqueeze(-1) * noise
-        denoised = self.denoise(self.network.embed(states), noisy, sigma.unsqueeze(-1))
+        denoised = self.denoise(self.network.embed(prior_observations), noisy, sigma.unsqueeze(-1))
         return diffusion_bound(denoised, actions, sigma, log_range)

@@ -31,7 +31,7 @@ class GaussianPrior(ActionPrior):
 
     def predict(self, batch: Mapping[str, Tensor]) -> Tensor:
         """μ and log σ [B, 2A]."""
-        mean, log_std = self.network(batch["states"]).chunk(2, -1)
+        mean, log_std = self.network(batch["prior_observations"]).chunk(2, -1)
         return torch.cat([mean, log_std.clamp(*LOG_STD_RANGE)], -1)
 
     def fit_loss(self, prediction: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
@@ -42,13 +42,13 @@ class GaussianPrior(ActionPrior):
         """E KL(previous ‖ now), in nats."""
         return gaussian_kl(*previous.chunk(2, -1), *prediction.chunk(2, -1)).mean()
 
-    def sample(self, states: Tensor, noise: Tensor, guidance: Guidance | None = None) -> Tensor:
+    def sample(self, prior_observations: Tensor, noise: Tensor, guidance: Guidance | None = None) -> Tensor:
         """μ + σ · noise, moved once along the guidance by at most α_max."""
-        mean, log_std = self.predict({"states": states}).unsqueeze(1).chunk(2, -1)
+        mean, log_std = self.predict({"prior_observations": prior_observations}).unsqueeze(1).chunk(2, -1)
         actions = (mean + log_std.exp() * noise).clamp(-1.0, 1.0)
         # One step has no noise level to shrink with: σ_d = 0 makes the bound α_max itself.
         return actions if guidance is None else guidance.step(actions, actions.new_ones(()), actions.new_zeros(()))
 
-    def forward(self, states: Tensor, actions: Tensor, level: Tensor, noise: Tensor) -> Tensor:
+    def forward(self, prior_observations: Tensor, actions: Tensor, level: Tensor, noise: Tensor) -> Tensor:
         """−log p(a | s) [B], exact."""
-        return -gaussian_log_prob(actions, *self.predict({"states": states}).chunk(2, -1))
+        return -gaussian_log_prob(actions, *self.predict({"prior_observations": prior_observations}).chunk(2, -1))

@@ -11,20 +11,20 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, TQDMProgressBar
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
-from dapbench.config import check_number
-from dapbench.datasets.episodes import Logs, load_logs
+from dapbench.datasets.episodes import Transitions, load_transitions
 from dapbench.errors import UserError
 from dapbench.files import require_writable, whole, write_json
 from dapbench.fitting import fit, make_trainer
 from dapbench.prior.base import ActionPrior, build_prior
 from dapbench.prior.quality import measure
 from dapbench.rl.environments import task_spaces, to_policy_actions
+from dapbench.settings import check_number
 
 QUALITY_STATES, QUALITY_PROPOSALS = 1000, 8
 
 
 class Pretraining(pl.LightningModule):
-    """Minimises a prior's own loss on batches of (standardised state, action)."""
+    """Minimizes a prior's own loss on batches of (observation as the prior normalizes it, action)."""
 
     def __init__(self, prior: ActionPrior, seed: int) -> None:
         super().__init__()
@@ -33,8 +33,12 @@ class Pretraining(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The loss on one batch."""
-        states, actions = batch
-        rows = {"states": states, "actions": actions, **self.prior.corrupt(actions, self.generator)}
+        prior_observations, actions = batch
+        rows = {
+            "prior_observations": prior_observations,
+            "actions": actions,
+            **self.prior.corrupt(actions, self.generator),
+        }
         loss = self.prior.fit_loss(self.prior.predict(rows), rows)
         self.log("loss", loss, prog_bar=True)
         return loss
@@ -47,7 +51,7 @@ class Pretraining(pl.LightningModule):
         )
 
 
-def split(logs: Logs, held_out_share: float, seed: int) -> tuple[Tensor, Tensor]:
+def split(logs: Transitions, held_out_share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Row indices (training, held out) such that no episode is in both; at least one episode is on each side."""
     ends = torch.as_tensor(logs.ends).long()
     episode = ends.cumsum(0) - ends
@@ -64,7 +68,7 @@ def split(logs: Logs, held_out_share: float, seed: int) -> tuple[Tensor, Tensor]
 def fit_prior(prior: ActionPrior, observations: Tensor, actions: Tensor, batches: int, seed: int) -> None:
     """Trains ``prior`` in place on raw ``observations`` [N, O] and ``actions`` [N, A] in [-1, 1]; keeps the EMA."""
     prior.fit_statistics(observations, actions)
-    data = TensorDataset(prior.standardise(observations), actions)
+    data = TensorDataset(prior.normalize(observations), actions)
     generator = torch.Generator().manual_seed(seed)
     batch_size = min(prior.config["batch_size"], len(data))
     draws = RandomSampler(data, replacement=True, num_samples=batches * batch_size, generator=generator)
@@ -104,7 +108,7 @@ def pretrain(config: dict[str, Any]) -> None:
     require_writable(Path(config["out"]))
     start = time.perf_counter()
     spaces = task_spaces(config["task"])
-    logs = load_logs(Path(config["logs_dir"]), *spaces, config["task"]["env_id"])
+    logs = load_transitions(Path(config["logs_dir"]), *spaces, config["task"]["env_id"])
     observations = torch.as_tensor(logs.observations)
     actions = torch.as_tensor(to_policy_actions(logs.actions, spaces[1])).clamp(-1.0, 1.0)
     training, held_out = split(logs, config["prior"]["held_out_share"], config["seed"])

@@ -38,5 +38,5 @@ def measure(prior: ActionPrior, observations: Tensor, actions: Tensor, proposals
     """
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(len(actions), proposals, actions.shape[1], generator=generator)
-    drawn = prior.sample(prior.standardise(observations), noise)
+    drawn = prior.sample(prior.normalize(observations), noise)
     return {"energy_distance": energy_distance(drawn[:, 0], actions), "energy_score": energy_score(drawn, actions)}

@@ -87,7 +87,7 @@ def imitation_loss(proposals: Tensor, mean: Tensor, log_std: Tensor, mask: Tenso
 
 
 def energy_weights(q_values: Tensor, beta: Tensor) -> Tensor:
-    """w_i ∝ exp(β Q̂(s, a_i)) [M, K], with Q [M, K] standardised over each state's K proposals."""
+    """w_i ∝ exp(β Q̂(s, a_i)) [M, K], with Q [M, K] standardized over each state's K proposals."""
     centred = q_values - q_values.mean(-1, keepdim=True)
     return torch.softmax(beta * centred / (q_values.std(-1, keepdim=True) + 1e-6), -1)
 

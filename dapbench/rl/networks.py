@@ -48,7 +48,7 @@ class GaussianActor(nn.Module):
     """A diagonal Gaussian policy: mean [B, A] from the state, log-std [A] free of it.
 
     Args:
-        inputs: width of the (normalised) observation.
+        inputs: width of the (normalized) observation.
         hidden: widths of the hidden layers.
         actions: number of action dimensions.
         log_std: initial log standard deviation.
@@ -60,7 +60,7 @@ class GaussianActor(nn.Module):
         self.log_std = nn.Parameter(torch.full((actions,), float(log_std)))
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean [B, A] and log-std [A] at normalised observations [B, O]."""
+        """Mean [B, A] and log-std [A] at normalized observations [B, O]."""
         return self.mean(observations), self.log_std
 
 

@@ -36,7 +36,7 @@ class RunningMeanStd(nn.Module):
         self.count.copy_(total)
 
     def normalize(self, data: Tensor) -> Tensor:
-        """Standardises float32 ``data`` [..., *shape] and clips it at ±10."""
+        """Standardizes float32 ``data`` [..., *shape] and clips it at ±10."""
         mean, std = self.mean.float(), (self.var + EPSILON).sqrt().float()
         return ((data - mean) / std).clamp(-CLIP, CLIP)
 

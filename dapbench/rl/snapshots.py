@@ -5,6 +5,7 @@ A snapshot holds only what ``torch.load(weights_only=True)`` reads: numbers, str
 
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import gymnasium as gym
@@ -35,7 +36,7 @@ def pack(value: Any) -> Any:
     if isinstance(value, np.random.Generator):
         return value.bit_generator.state
     if isinstance(value, str):
-        return sys.intern(value)  # pickle writes a string once and then points at it, if it is the same object
+        return same_object(value)
     if isinstance(value, PLAIN):
         return value
     if isinstance(value, torch.Tensor):
@@ -45,6 +46,16 @@ def pack(value: Any) -> Any:
     if isinstance(value, dict):
         return {pack(key): pack(item) for key, item in value.items()}
     raise NotPlain(type(value).__name__)
+
+
+def same_object(text: str) -> str:
+    """``text`` as the one object that all equal strings share.
+
+    Pickle writes an object once and then points at it, so that equal checkpoints have equal bytes only if their equal
+    strings are the same objects (seen with Python 3.11 to 3.13). If this stops working, only the bytes of checkpoints
+    differ, and with them what DVC takes for changed; tests/runs/test_resuming.py compares them.
+    """
+    return sys.intern(text)
 
 
 def unpack(packed: Any, current: Any = None, device: torch.device | str = "cpu") -> Any:
@@ -66,9 +77,9 @@ def unpack(packed: Any, current: Any = None, device: torch.device | str = "cpu")
     return packed
 
 
-def snapshot(owner: object, names: Sequence[str]) -> dict[str, Any]:
-    """The attributes ``names`` of ``owner``, packed."""
-    return {name: pack(getattr(owner, name)) for name in names}
+def snapshot(owner: object, names: Sequence[str] = ()) -> dict[str, Any]:
+    """The attributes ``names`` of ``owner``, packed; without names the fields of the dataclass that it is."""
+    return {name: pack(getattr(owner, name)) for name in names or [f.name for f in fields(owner)]}  # type: ignore[arg-type]
 
 
 def restore(owner: object, packed: dict[str, Any], device: torch.device | str = "cpu") -> None:

@@ -9,12 +9,11 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from functools import cache, partial
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.eval_frame import _debug_get_cache_entry_list
 from torch.func import functional_call, grad_and_value
 from torch.optim.adam import adam
 
@@ -47,6 +46,21 @@ def maybe_compile(function: Callable, compile: bool, device: torch.device) -> Ca
     # The kernels of these small networks take as long as calling them from Python: on the CPU, C++ calls them.
     options: dict[str, Any] | None = {"cpp_wrapper": True} if device.type == "cpu" else None
     return torch.compile(function, fullgraph=True, dynamic=False, options=options)
+
+
+def last_compiled(function: Callable) -> CodeType | None:
+    """The code that torch.compile made of ``function`` and used last; None if there is none to be had.
+
+    Calling it passes torch.compile's own entry by, which takes a third of a step even when told to check nothing. It
+    is a private function of torch (seen with 2.13). Without it, or with dynamo switched off (TORCHDYNAMO_DISABLE=1),
+    steps go through torch.compile: the same numbers, a third slower; tests/rl/test_updates.py notices.
+    """
+    try:
+        from torch._dynamo.eval_frame import _debug_get_cache_entry_list
+    except ImportError:
+        return None
+    entries = _debug_get_cache_entry_list(function.__code__)  # the entry used last comes first
+    return entries[0].code if entries else None
 
 
 class FlatParameters:
@@ -127,13 +141,13 @@ class Update:
         self.optimizer.param_groups[0]["lr"].fill_(learning_rate)
 
     def epoch(
-        self, table: Batch, minibatches: int, generator: torch.Generator, *, again: bool = False
+        self, table: Batch, minibatch_size: int, generator: torch.Generator, *, again: bool = False
     ) -> dict[str, float]:
         """One pass over the data in random minibatches.
 
         Args:
-            table: tensors with one leading length N; every minibatch takes N // minibatches of the rows.
-            minibatches: how many steps to take.
+            table: tensors with one leading length N.
+            minibatch_size: rows in each minibatch; a smaller rest, drawn anew in each pass, is left out.
             generator: shuffles the rows.
             again: since the call before nothing but values has changed, so what is compiled still fits: checking that
                 takes as long as three steps.
@@ -142,9 +156,9 @@ class Update:
             The metrics' means over the steps, with the loss (``loss``) and the gradient's norm (``grad_norm``).
         """
         length = len(next(iter(table.values())))
-        size = length // minibatches
+        minibatches = length // minibatch_size
         order = torch.randperm(length, generator=generator).to(self.flat.device)
-        rows = order[: size * minibatches].view(minibatches, size)
+        rows = order[: minibatch_size * minibatches].view(minibatches, minibatch_size)
         if not self._metric_names:
             first = {name: column[rows[0]] for name, column in table.items()}
             self._metric_names = ["loss", "grad_norm", *self._module(first)[1]]
@@ -171,15 +185,9 @@ class Update:
         return functional_call(self._module, self.parameters.views(flat), (batch,))
 
     def _last_used_step(self) -> Callable[..., Tensor]:
-        """What the last call of the compiled step ran: the next ones differ in values alone.
-
-        Going through ``torch.compile`` again costs a third of a step, even when it is told to check nothing.
-        """
-        # The entry used last comes first; there is none if dynamo has been switched off (TORCHDYNAMO_DISABLE=1).
-        entries = _debug_get_cache_entry_list(Update._step.__code__)
-        if self._compiled_step == self._step or not entries:
-            return self._compiled_step
-        return partial(FunctionType(entries[0].code, Update._step.__globals__), self)
+        """What the last call of the compiled step ran: the next ones differ in values alone."""
+        code = None if self._compiled_step == self._step else last_compiled(Update._step)
+        return self._compiled_step if code is None else partial(FunctionType(code, Update._step.__globals__), self)
 
     def _step(
         self,

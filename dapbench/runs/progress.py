@@ -1,6 +1,7 @@
 """The progress bar of a run: epoch, return, steps per second and time left."""
 
 import sys
+from collections import deque
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,6 +14,9 @@ from dapbench.ppo import PPO
 class Progress(pl.Callback):
     """A bar over environment steps on a terminal; elsewhere one line every ten epochs."""
 
+    def __init__(self) -> None:
+        self.recent: deque[float] = deque(maxlen=100)  # returns of training episodes
+
     def on_train_start(self, trainer: pl.Trainer, module: PPO) -> None:
         """Opens the bar."""
         profile = module.config["profile"]
@@ -20,7 +24,7 @@ class Progress(pl.Callback):
         label = f"{module.config['task']['name']} {module.config['method']['name']} seed {module.config['seed']}"
         self.bar = tqdm(
             total=self.total,
-            initial=module.env_steps,
+            initial=module.carried.env_steps,
             desc=label,
             unit=" steps",
             unit_scale=True,
@@ -28,12 +32,12 @@ class Progress(pl.Callback):
             mininterval=0.5 if sys.stderr.isatty() else 10.0,
         )
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: PPO, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: PPO, outputs: dict[str, Any], *_: Any) -> None:
         """Moves the bar by one iteration."""
-        recent = [episode_return for episode_return, _ in module.episodes[-100:]]
-        shown = f"{np.mean(recent):.1f}" if recent else "–"
+        self.recent.extend(outputs["returns"])
+        shown = f"{np.mean(self.recent):.1f}" if self.recent else "–"
         self.bar.set_postfix_str(f"epoch {trainer.current_epoch + 1}, return {shown}", refresh=False)
-        self.bar.update(module.env_steps - self.bar.n)
+        self.bar.update(module.carried.env_steps - self.bar.n)
 
     def teardown(self, trainer: pl.Trainer, module: PPO, stage: str) -> None:
         """Closes the bar, after an error too."""

@@ -9,16 +9,30 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from dapbench.checkpoints import read_checkpoint
 from dapbench.errors import UserError
 from dapbench.files import whole
 from dapbench.ppo import PPO
-from dapbench.rl.snapshots import NotPlain
+from dapbench.rl.snapshots import NotPlain, pack
 from dapbench.runs.run_directory import PACKAGES, stated
 from dapbench.sources import sources
 
 NAME = "resume.ckpt"
+
+
+class PlainCheckpoints(TorchCheckpointIO):
+    """Writes checkpoints of plain values and tensors only, of which equal ones have equal bytes."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Writes ``checkpoint`` to ``path``.
+
+        Raises:
+            NotPlain: something in it is an object of another kind.
+        """
+        packed = {name: content if name == "state_dict" else pack(content) for name, content in checkpoint.items()}
+        super().save_checkpoint(packed, path, storage_options)
 
 
 class Resume(pl.Callback):
@@ -78,7 +92,8 @@ class Resume(pl.Callback):
                 )
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: PPO, checkpoint: dict[str, Any]) -> None:
-        """Says what the checkpoint belongs to."""
+        """Says what the checkpoint is of, so that a run can be rebuilt from it alone."""
+        checkpoint["config"] = stated(module.config)
         if trainer.training:
             checkpoint["fingerprint"] = self.fingerprint
 
@@ -94,7 +109,8 @@ def fingerprint(module: PPO) -> str:
 
 def _code(module: PPO) -> list[Path]:
     """The source files that a run executes."""
-    return sources(["dapbench.runs.training", type(module).__module__, "dapbench.prior.diffusion"])
+    targets = [module.config[part]["_target_"] for part in ("method", "prior") if part in module.config]
+    return sources(["dapbench.runs.training", *(target.rpartition(".")[0] for target in targets)])
 
 
 def _inputs(config: Mapping[str, Any]) -> Iterator[Path]:

@@ -53,7 +53,7 @@ def write_curve(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_text(path, text.getvalue())
 
 
-def summarise(
+def summarize(
     config: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
     episode_returns: Sequence[float],

@@ -1,6 +1,8 @@
 """`dapbench train`: compose → check → build → fit → evaluate → write the run directory."""
 
 import time
+from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +11,15 @@ import numpy as np
 import torch
 
 from dapbench import fitting
-from dapbench.config import check_number, check_run
 from dapbench.errors import UserError
 from dapbench.files import require_writable, whole, write_json
 from dapbench.fitting import make_trainer
 from dapbench.ppo import PPO, Divergence
 from dapbench.runs.evaluation import evaluate, module_class
 from dapbench.runs.progress import Progress
-from dapbench.runs.resuming import Resume
-from dapbench.runs.run_directory import curve_row, summarise, write_curve, write_timing
+from dapbench.runs.resuming import PlainCheckpoints, Resume
+from dapbench.runs.run_directory import curve_row, summarize, write_curve, write_timing
+from dapbench.settings import check_choice, check_number
 
 
 class Curve(pl.Callback):
@@ -25,43 +27,59 @@ class Curve(pl.Callback):
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
-        self.episodes_seen = 0
+        self.returns: list[float] = []  # of every training episode, in the order in which they ended
+        self.epoch: list[dict[str, Any]] = []  # what the iterations of the epoch at work gave
         self.first_iteration_end: tuple[float, int] | None = None
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: PPO, *_: Any) -> None:
-        """Starts the clock once the compiled functions exist."""
+    def on_train_batch_end(self, trainer: pl.Trainer, module: PPO, outputs: dict[str, Any], *_: Any) -> None:
+        """Takes what an iteration gave; the end of the first one, which compiles, starts the clock."""
+        self.epoch.append(outputs)
         if self.first_iteration_end is None:
-            self.first_iteration_end = (time.perf_counter(), module.env_steps)
+            self.first_iteration_end = (time.perf_counter(), module.carried.env_steps)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: PPO) -> None:
         """Adds the epoch's row."""
-        names = dict.fromkeys(name for iteration in module.metrics for name in iteration)
-        means = {n: float(np.mean([m[n] for m in module.metrics if n in m])) for n in names}
-        ended = module.episodes[self.episodes_seen :]
-        self.rows.append(curve_row(len(self.rows) + 1, module.env_steps, ended, means))
-        self.episodes_seen = len(module.episodes)
-        module.metrics.clear()
+        metrics, returns, lengths = ([part[name] for part in self.epoch] for name in ("metrics", "returns", "lengths"))
+        names = dict.fromkeys(name for iteration in metrics for name in iteration)
+        means = {n: float(np.mean([m[n] for m in metrics if n in m])) for n in names}
+        ended = list(zip(chain(*returns), chain(*lengths), strict=True))
+        self.rows.append(curve_row(len(self.rows) + 1, module.carried.env_steps, ended, means))
+        self.returns += chain(*returns)
+        self.epoch.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """The curve so far, for a checkpoint."""
-        return {"rows": self.rows, "episodes_seen": self.episodes_seen}
+        return {"rows": self.rows, "returns": self.returns}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over the curve of a stopped run."""
-        self.rows, self.episodes_seen = state_dict["rows"], state_dict["episodes_seen"]
+        self.rows, self.returns = state_dict["rows"], state_dict["returns"]
 
     def steps_per_second(self, module: PPO) -> float:
         """Environment steps per second of training without the first iteration's compilation."""
         start, steps = self.first_iteration_end or (0.0, 0)
-        return (module.env_steps - steps) / (time.perf_counter() - start)
+        return (module.carried.env_steps - steps) / (time.perf_counter() - start)
+
+
+def check_run(config: Mapping[str, Any]) -> None:
+    """Refuses a configuration of ``dapbench train`` or ``collect`` that cannot run, its method's settings aside.
+
+    Raises:
+        UserError: names the first bad value and the valid ones.
+    """
+    check_number("seed", config["seed"], 0, 2**31 - 1, integer=True)
+    for key in ("epochs", "epoch_steps", "schedule_epochs", "eval_episodes"):
+        check_number(f"profile.{key}", config["profile"][key], 1, 10**9, integer=True)
+    check_choice("device", config.get("device", "cpu"), ("cpu", "cuda"))
+    if config.get("device") == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda, but torch sees no GPU; use device=cpu")
 
 
 def build(config: dict[str, Any]) -> PPO:
     """The method's module for a checked configuration."""
     check_run(config)
-    if config.get("device") == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda, but torch sees no GPU; use device=cpu")
     method = module_class(config)
+    method.read_settings(config)  # before the method's inputs are looked for
     return method(method.complete(config))
 
 
@@ -72,11 +90,12 @@ def fit(module: PPO, callbacks: list[pl.Callback], resume_from: Path | None = No
         Divergence: a loss, a parameter or an observation is no longer finite.
     """
     profile = module.config["profile"]
-    iterations = profile["epoch_steps"] // (module.hp.num_envs * module.hp.rollout_steps)
+    iterations = profile["epoch_steps"] // module.hp.rollout_size
     trainer = make_trainer(
         accelerator="gpu" if module.config.get("device") == "cuda" else "cpu",
         max_epochs=profile["epochs"],
         enable_progress_bar=False,
+        plugins=[PlainCheckpoints()],
         callbacks=callbacks,
     )
     fitting.fit(trainer, module, list(range(iterations)), resume_from)
@@ -118,8 +137,7 @@ def train(config: dict[str, Any]) -> None:
     with module.clock("checkpoint"), whole(out / "model.ckpt") as temporary:
         trainer.save_checkpoint(temporary)
     write_curve(out / "curve.csv", curve.rows)
-    returns = [episode_return for episode_return, _ in module.episodes]
-    summary = summarise(module.config, curve.rows, returns, evaluation, module.logs_description())
+    summary = summarize(module.config, curve.rows, curve.returns, evaluation, module.logs_description())
     write_json(out / "summary.json", summary)
     write_timing(out / "timing.json", module.clock.seconds, time.perf_counter() - start, speed)
     resume.remove()

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from dapbench.config import check_number
 from dapbench.errors import UserError
 from dapbench.files import whole
 from dapbench.rl.environments import env_seeds, make_env, to_env_actions
+from dapbench.settings import check_number
 
 if TYPE_CHECKING:  # whatever imports MuJoCo waits for choose_backend
     from dapbench.ppo import PPO

@@ -39,7 +39,7 @@ class Guided:
     actions: np.ndarray
     q: np.ndarray
 
-    def standardised_q(self) -> np.ndarray:
+    def standardized_q(self) -> np.ndarray:
         """Q less the mean of the state's unguided proposals, in their standard deviations [2, M, K]."""
         unguided = self.q[:1]
         return (self.q - unguided.mean(-1, keepdims=True)) / (unguided.std(-1, keepdims=True) + 1e-8)
@@ -78,7 +78,7 @@ def guided_proposals(results: Results, task: str) -> Guided:
     visited = rollout.observations[:-1].swapaxes(0, 1).reshape(-1, module.observation_size)
     states = torch.as_tensor(visited[_evenly(len(visited), STATES)])
     with torch.no_grad():
-        actions = torch.stack(_draws(module, states, module.hp.proposals))
+        actions = torch.stack(_draws(module, states, module.hp.num_proposals))
         observations = module.observation_stats.normalize(states)
         q = torch.stack([module.q_of(observations, proposed) for proposed in actions])
     return Guided(actions.numpy(), q.numpy().astype(float))
@@ -97,11 +97,11 @@ def marginals(results: Results, task: str) -> dict[str, np.ndarray]:
         raise Absent(f"The logs behind {results.titles[SUBJECT]} on {results.titles[task]} are not in results/.")
     import torch
 
-    from dapbench.datasets.episodes import load_logs
+    from dapbench.datasets.episodes import load_transitions
     from dapbench.rl.environments import to_policy_actions
 
     try:
-        logs = load_logs(folder, module.observation_space, module.action_space, module.config["task"]["env_id"])
+        logs = load_transitions(folder, module.observation_space, module.action_space, module.config["task"]["env_id"])
     except UserError as error:
         raise Absent(f"{error}.") from error
     chosen = _evenly(len(logs.actions), LOGGED)
@@ -157,9 +157,9 @@ def _draws(module: "PPODAP", states: "torch.Tensor", count: int) -> "list[torch.
     from dapbench.prior.base import Guidance
 
     noise = torch.randn(len(states), count, module.action_size, generator=torch.Generator().manual_seed(SEED))
-    standardised, observations = module.prior.standardise(states), module.observation_stats.normalize(states)
+    standardized, observations = module.prior.normalize(states), module.observation_stats.normalize(states)
     guidance = Guidance(module.q_gradient, observations, module.hp.guidance_scale)
-    return [module.prior.sample(standardised, noise, guide) for guide in (None, guidance)]
+    return [module.prior.sample(standardized, noise, guide) for guide in (None, guidance)]
 
 
 def _evenly(available: int, count: int) -> np.ndarray:

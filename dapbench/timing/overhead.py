@@ -14,9 +14,10 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from dapbench.config import check_number, choices
+from dapbench.config import choices
 from dapbench.errors import UserError
 from dapbench.files import write_json, write_text
+from dapbench.settings import check_number
 
 BASELINE = "ppo"
 

@@ -122,7 +122,7 @@ def run_dapbench(config: dict[str, Any], lap: Turns) -> None:
             collector.collect = recorded  # type: ignore[method-assign, assignment]
 
         def on_train_batch_end(self, trainer: pl.Trainer, module: PPO, *_: Any) -> None:
-            lap(module.env_steps)
+            lap(module.carried.env_steps)
 
     fit(build(config), [Curve(), Laps()])
 
@@ -151,7 +151,7 @@ PROGRAMS = {"dapbench": run_dapbench, "bare": run_bare} | {name: program for nam
 
 
 def peer(algorithm: Callable[..., Any], tanh: Any, config: dict[str, Any]) -> Any:
-    """A peer's PPO with our hyper-parameters, on normalised environments stepped in turn as SB3 makes them.
+    """A peer's PPO with our hyper-parameters, on normalized environments stepped in turn as SB3 makes them.
 
     Args:
         algorithm: a PPO with SB3's interface.

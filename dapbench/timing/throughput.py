@@ -10,8 +10,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dapbench.config import check_choice, check_number, check_run
 from dapbench.errors import UserError
+from dapbench.runs.training import check_run
+from dapbench.settings import check_choice, check_number
 from dapbench.timing.overhead import one_core
 from dapbench.timing.peers import CLOCKS, PEERS, serve
 

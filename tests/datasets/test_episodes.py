@@ -1,4 +1,4 @@
-"""Logs: Minari itself reads them, the same episodes give the same bytes, and bad ones are refused in one line."""
+"""Datasets: Minari itself reads them, the same episodes give the same bytes, and bad ones are refused in one line."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box
 
-from dapbench.datasets.episodes import Episode, load_logs, write_logs
+from dapbench.datasets.episodes import Episode, load_transitions, write_dataset
 from dapbench.errors import UserError
 
 OBSERVATIONS = Box(-np.inf, np.inf, (11,), np.float64)
@@ -38,7 +38,7 @@ def episodes(seed: int = 0) -> list[Episode]:
 
 
 def write(path: Path, logged: list[Episode] | None = None) -> Path:
-    write_logs(
+    write_dataset(
         path,
         episodes() if logged is None else logged,
         OBSERVATIONS,
@@ -51,7 +51,7 @@ def write(path: Path, logged: list[Episode] | None = None) -> Path:
 
 
 def load(source: Path | str, observation_space: Box = OBSERVATIONS, action_space: Box = ACTIONS, env_id=None):
-    return load_logs(source, observation_space, action_space, env_id)
+    return load_transitions(source, observation_space, action_space, env_id)
 
 
 def test_round_trip(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from gymnasium.spaces import Box
 
 from dapbench.config import choices
-from dapbench.datasets.episodes import Episode, write_logs
+from dapbench.datasets.episodes import Episode, write_dataset
 from dapbench.datasets.reference import SOURCE, random_returns, reference
 from dapbench.errors import UserError
 from dapbench.report.statistics import reference_scores
@@ -25,7 +25,7 @@ def config(compose, tmp_path):
     ]
     described = {"quality": "expert", "env_steps": 7, "behaviour_seed": 1000}
     space = Box(-np.inf, np.inf, observations.shape, np.float64)
-    write_logs(tmp_path / "logs", episodes, space, actions, dataset_id="test/t-v0", metadata=described)
+    write_dataset(tmp_path / "logs", episodes, space, actions, dataset_id="test/t-v0", metadata=described)
     return composed
 
 

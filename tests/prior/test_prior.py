@@ -118,7 +118,12 @@ def test_adapters_start_as_the_identity_and_can_learn(kind: str) -> None:
     """A LoRA whose two factors both start at zero never moves: one of them must not."""
     plain, adapted = make(kind), make(kind)
     adapted.add_adapters("lora", 4)
-    rows = {"states": torch.randn(8, 3), "actions": torch.rand(8, 2), "sigma": torch.ones(8), "noise": torch.ones(8, 2)}
+    rows = {
+        "prior_observations": torch.randn(8, 3),
+        "actions": torch.rand(8, 2),
+        "sigma": torch.ones(8),
+        "noise": torch.ones(8, 2),
+    }
     torch.testing.assert_close(adapted.predict(rows), plain.predict(rows))
     trainable = [name for name, p in adapted.named_parameters() if p.requires_grad]
     assert trainable
@@ -140,7 +145,12 @@ def test_pretrained_weights_survive_the_way_through_a_checkpoint(kind: str, tmp_
         torch.nn.init.zeros_(p)
     other.add_adapters("lora", 4)
     other.load_pretrained(tmp_path / "prior.ckpt")
-    rows = {"states": torch.randn(8, 3), "actions": torch.rand(8, 2), "sigma": torch.ones(8), "noise": torch.ones(8, 2)}
+    rows = {
+        "prior_observations": torch.randn(8, 3),
+        "actions": torch.rand(8, 2),
+        "sigma": torch.ones(8),
+        "noise": torch.ones(8, 2),
+    }
     torch.testing.assert_close(other.predict(rows), prior.predict(rows))
     torch.testing.assert_close(other.state_std, prior.state_std)
 

@@ -98,7 +98,7 @@ def test_imitation_loss_moves_the_std_too() -> None:
 
 
 def test_energy_weights_by_hand() -> None:
-    q = torch.tensor([[1.0, 2.0, 3.0]])  # standardised: −1, 0, 1
+    q = torch.tensor([[1.0, 2.0, 3.0]])  # standardized: −1, 0, 1
     expected = torch.tensor([[math.exp(-2), 1.0, math.exp(2)]])
     torch.testing.assert_close(
         losses.energy_weights(q, torch.tensor(2.0)), expected / expected.sum(), rtol=1e-4, atol=0

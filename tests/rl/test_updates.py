@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from dapbench.rl.updates import Batch, FlatParameters, Update, can_compile
+from dapbench.rl.updates import Batch, FlatParameters, Update, can_compile, last_compiled
 
 
 def make(compile: bool, power: int = 2, max_grad_norm: float = 0.05) -> tuple[nn.Module, Update]:
@@ -29,7 +29,7 @@ def test_equals_torch_adam_with_clipping() -> None:
     optimizer = torch.optim.Adam(other.parameters(), lr=1e-2)
     data = table()
     for epoch in range(4):
-        update.epoch(data, 6, torch.Generator().manual_seed(epoch))
+        update.epoch(data, 10, torch.Generator().manual_seed(epoch))
         order = torch.randperm(60, generator=torch.Generator().manual_seed(epoch))
         for rows in order.view(6, 10):
             optimizer.zero_grad()
@@ -45,8 +45,8 @@ def test_compiled_equals_eager_after_20_updates() -> None:
     eager_net, eager = make(compile=False)
     compiled_net, compiled = make(compile=True)
     for epoch in range(20):
-        expected = eager.epoch(table(), 6, torch.Generator().manual_seed(epoch))
-        metrics = compiled.epoch(table(), 6, torch.Generator().manual_seed(epoch))
+        expected = eager.epoch(table(), 10, torch.Generator().manual_seed(epoch))
+        metrics = compiled.epoch(table(), 10, torch.Generator().manual_seed(epoch))
     for ours, theirs in zip(compiled_net.parameters(), eager_net.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
     assert metrics.keys() == expected.keys() == {"loss", "grad_norm", "error", "offset"}
@@ -56,9 +56,9 @@ def test_further_epochs_over_new_values_are_the_same_without_a_check() -> None:
     (_, checked), (_, unchecked), (_, other) = make(compile=True), make(compile=True), make(compile=True, power=4)
     for epoch in range(4):
         data = table() | {"y": torch.full((60,), float(epoch))}
-        expected = checked.epoch(data, 6, torch.Generator().manual_seed(epoch))
-        other.epoch(data, 6, torch.Generator().manual_seed(epoch))  # so that what ran last is another's
-        assert unchecked.epoch(data, 6, torch.Generator().manual_seed(epoch), again=epoch > 0) == expected
+        expected = checked.epoch(data, 10, torch.Generator().manual_seed(epoch))
+        other.epoch(data, 10, torch.Generator().manual_seed(epoch))  # so that what ran last is another's
+        assert unchecked.epoch(data, 10, torch.Generator().manual_seed(epoch), again=epoch > 0) == expected
     assert torch.equal(checked.flat, unchecked.flat)
 
 
@@ -67,27 +67,49 @@ def test_compiled_updates_and_lengths_in_turn_keep_to_their_own() -> None:
     for compile in (True, False):
         updates = [make(compile, power)[1] for power in (2, 4)]
         turns = [(update, length) for length in (60, 90, 60) for update in updates] * 2
-        losses.append([u.epoch(table(n), 6, torch.Generator().manual_seed(0))["loss"] for u, n in turns])
+        losses.append([u.epoch(table(n), 10, torch.Generator().manual_seed(0))["loss"] for u, n in turns])
     torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-3, atol=1e-6)
 
 
 @torch._dynamo.config.patch(disable=True)
 def test_updates_run_with_torch_compile_switched_off() -> None:
     _, update = make(compile=True)
-    assert update.epoch(table(), 6, torch.Generator().manual_seed(0))["offset"] == 29.5
+    assert update.epoch(table(), 10, torch.Generator().manual_seed(0))["offset"] == 29.5
 
 
 def test_every_row_is_used_once() -> None:
     _, update = make(compile=False)
-    metrics = update.epoch(table(), 6, torch.Generator().manual_seed(0))
+    metrics = update.epoch(table(), 10, torch.Generator().manual_seed(0))
     assert metrics["offset"] == 29.5  # the mean of 0 … 59
+
+
+def test_minibatches_have_the_size_asked_for_and_the_rest_is_left_out() -> None:
+    sizes = []
+
+    def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        sizes.append(len(batch["x"]))
+        return net(batch["x"]).mean(), {}
+
+    net = nn.Linear(3, 1)
+    update = Update(FlatParameters({"net": net}), loss, 1e-2, compile=False)
+    update.epoch(table(), 25, torch.Generator())
+    assert set(sizes) == {25}
+    assert update.optimizer.state_dict()["state"][0]["step"] == 2
+
+
+def test_the_compiled_code_is_found() -> None:
+    """If not, a new torch has moved what last_compiled reads: steps are a third slower, and right."""
+    _, update = make(compile=True)
+    update.epoch(table(), 10, torch.Generator())
+    assert last_compiled(Update._step) is not None
+    assert update._checked_step is not update._compiled_step
 
 
 def test_learning_rate_can_change_and_state_is_adams() -> None:
     net, update = make(compile=False)
     update.set_learning_rate(0.0)
     before = [p.detach().clone() for p in net.parameters()]
-    update.epoch(table(), 6, torch.Generator().manual_seed(0))
+    update.epoch(table(), 10, torch.Generator().manual_seed(0))
     for ours, theirs in zip(net.parameters(), before, strict=True):
         assert torch.equal(ours, theirs)
     assert update.optimizer.state_dict()["state"][0]["step"] == 6
@@ -103,7 +125,7 @@ def test_only_trainable_parameters_move() -> None:
     def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         return net(batch["x"]).mean(), {}
 
-    Update(FlatParameters({"net": net}), loss, 1e-2, compile=False).epoch(table(), 2, torch.Generator())
+    Update(FlatParameters({"net": net}), loss, 1e-2, compile=False).epoch(table(), 30, torch.Generator())
     assert torch.equal(net[0].weight, frozen)
     assert not torch.equal(net[1].weight, free)
 
@@ -118,8 +140,8 @@ def test_two_updates_can_share_parameters() -> None:
         for sign in (1.0, -1.0)
     )
     before = net.weight.detach().clone()
-    first.epoch(table(), 1, torch.Generator())
+    first.epoch(table(), 60, torch.Generator())
     between = net.weight.detach().clone()
-    second.epoch(table(), 1, torch.Generator())
+    second.epoch(table(), 60, torch.Generator())
     assert not torch.equal(between, before)
     torch.testing.assert_close(net.weight, before, atol=1e-4, rtol=0)

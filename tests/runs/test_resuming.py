@@ -33,11 +33,11 @@ def train_until(config: dict[str, Any], iteration: int, monkeypatch: pytest.Monk
     """Trains, and ends the run within its n-th iteration from now."""
     whole_step, seen = PPO.training_step, []
 
-    def step(self: PPO, batch: Any, batch_idx: int) -> None:
-        seen.append(self.iteration)
+    def step(self: PPO, batch: Any, batch_idx: int) -> dict[str, Any]:
+        seen.append(self.carried.iteration)
         if len(seen) == iteration:
             raise Stopped
-        whole_step(self, batch, batch_idx)
+        return whole_step(self, batch, batch_idx)
 
     with monkeypatch.context() as patch:
         patch.setattr(PPO, "training_step", step)
@@ -49,7 +49,7 @@ def train_until(config: dict[str, Any], iteration: int, monkeypatch: pytest.Monk
 def test_a_stopped_run_goes_on_to_the_same_bytes(
     config_of: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every method, twice stopped: what one carries over and does not name in ``state`` fails here."""
+    """Every method, twice stopped: what one carries over and does not declare in its ``Carried`` fails here."""
     overrides = ["profile.epochs=7", "profile.schedule_epochs=9", "checkpoint_epochs=2"]
     overrides += ["method.policy_phases=3"] if method == "ppg" else []
     overrides += ["method.tuning_every=2"] if method.startswith(("ppo_dap", "ppo_gap")) else []

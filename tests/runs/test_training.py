@@ -68,13 +68,13 @@ def test_advantages_use_the_true_last_state_at_time_limits(small: Small) -> None
     module = build(small("task=reacher", "profile.epochs=1"))
     seen = []
     original = module.estimate
-    module.estimate = lambda rollout: (seen.append(rollout), original(rollout))[1]
+    module.estimate = lambda experience: (seen.append(experience), original(experience))[1]
     fit(module, [])
-    rollout = seen[0]
+    rollout = seen[0].rollout
     assert rollout.dones[-1].all()
     assert not rollout.terminations.any()
-    module.flatten(rollout)
-    _, next_values = module.values(rollout, module.critic)
+    experience = module.observe(rollout)
+    _, next_values = module.values(experience, module.critic)
     states = module.observation_stats.normalize(torch.as_tensor(rollout.final_observations))
     np.testing.assert_allclose(next_values[-1], module.critic(states).detach().numpy(), rtol=1e-5)
     assert not np.allclose(rollout.final_observations, rollout.observations[-1])  # the reset's first state is another
@@ -95,10 +95,10 @@ BAD = {
     "method.num_envs=0": "method.num_envs=0 is not a whole number",
     "method.num_envs=2.5": "method.num_envs=2.5",
     "method.rollout_steps=33": "does not divide profile.epoch_steps=200",
-    "method.minibatch_size=1": "method.minibatch_size=1 is not from 2",
-    "method.minibatch_size=500": "method.minibatch_size=500 is not from 2",
+    "method.minibatch_size=1": "method.minibatch_size=1 is not a whole number from 2",
+    "method.minibatch_size=500": "does not divide the rollout's steps (200); near it, 100 and 200 do",
     "method.hidden=64": "method.hidden=64 is not a list",
-    "method.hidden=[0]": "method.hidden=0",
+    "method.hidden=[0]": "method.hidden=[0] is not a list",
     "seed=-1": "seed=-1",
     "seed=1e99": "seed=",
     "device=tpu": "device=tpu is not one of cpu, cuda",
@@ -130,7 +130,7 @@ def test_divergence_names_epoch_and_quantity(small: Small, tmp_path: Path, monke
 
     def loss(self: PPO, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         value, metrics = healthy(self, batch)
-        return value * (float("nan") if self.env_steps >= 200 else 1.0), metrics
+        return value * (float("nan") if self.carried.env_steps >= 200 else 1.0), metrics
 
     monkeypatch.setattr(PPO, "loss", loss)
     with pytest.raises(UserError, match="reacher ppo seed 0 stopped in epoch 2: parameters: no longer finite"):

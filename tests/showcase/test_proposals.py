@@ -6,7 +6,7 @@ import pytest
 import torch
 from gymnasium.spaces import Box
 
-from dapbench.datasets.episodes import Episode, write_logs
+from dapbench.datasets.episodes import Episode, write_dataset
 from dapbench.ppo_dap import PPODAP
 from dapbench.report import policies, proposal_items, proposals
 from dapbench.report.items import Figure, Films, Skipped, Table
@@ -42,17 +42,17 @@ def run_of(tmp_path, compose):
             )
             space = Box(-np.inf, np.inf, observations.shape, np.float64)
             logs_dir = folder / "logs/reacher/medium"
-            write_logs(logs_dir, [episode], space, actions, dataset_id="test/t-v0", metadata={"quality": "medium"})
+            write_dataset(logs_dir, [episode], space, actions, dataset_id="test/t-v0", metadata={"quality": "medium"})
         return load_results(tmp_path, profile)
 
     return make
 
 
-def test_rank_and_standardised_q_by_hand():
+def test_rank_and_standardized_q_by_hand():
     q = np.array([[[0.0, 2.0]], [[2.0, 3.0]]])  # one state: unguided 0 and 2, guided 2 and 3
     drawn = Guided(np.zeros((2, 1, 2, 3)), q)
     assert drawn.rank() == (0.75 + 1.0) / 2  # 2 is above one and ties with the other; 3 is above both
-    np.testing.assert_allclose(drawn.standardised_q(), [[[-1.0, 1.0]], [[1.0, 2.0]]])
+    np.testing.assert_allclose(drawn.standardized_q(), [[[-1.0, 1.0]], [[1.0, 2.0]]])
 
 
 def test_distance_is_the_mean_over_dimensions():
