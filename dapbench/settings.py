@@ -88,9 +88,11 @@ def check_divides(name: str, size: int, whole: int, what: str) -> None:
         UserError: names the nearest sizes that do.
     """
     if whole % size:
-        divisors = [d for d in range(1, whole + 1) if whole % d == 0]
-        near = sorted(sorted(divisors, key=lambda d: abs(d - size))[:2])
-        raise UserError(f"{name}={size} does not divide {what} ({whole}); near it, {' and '.join(map(str, near))} do")
+        below = max(d for d in range(1, size) if whole % d == 0)
+        near = [below, *(d for d in range(size, whole + 1) if whole % d == 0)][:2]
+        raise UserError(
+            f"{name}={size} does not divide {what} ({whole}); choose for instance {' or '.join(map(str, near))}"
+        )
 
 
 def check_at_most(name: str, value: int, most: int, what: str) -> None:

@@ -104,7 +104,7 @@ class Made:
 
 TRAIN = f"train {SMALL}"
 FROM_LOGS = f"{TRAIN} method=ppo_bc logs_dir=logs"
-FROM_PRIOR = f"{TRAIN} method=ppo_dap prior_dir=prior"
+FROM_PRIOR = f"{TRAIN} method=ppo_dap prior_dir=prior method.q_minibatch_size=50 method.tuning_batch_size=20"
 
 # What is made beforehand, the command, and what its one line says.
 CASES: list[tuple[Callable[[Made], None], str, str]] = [
@@ -139,9 +139,16 @@ CASES: list[tuple[Callable[[Made], None], str, str]] = [
     (Made.nothing, "train method.num_envs=0", "method.num_envs=0 is not a whole number"),
     (Made.nothing, "train method.num_envs=2.5", "method.num_envs=2.5 is not a whole number"),
     (Made.nothing, "train method.update_epochs=-3", "method.update_epochs=-3 is not a whole number"),
-    (Made.nothing, "train method.hidden=64", "method.hidden=64 is not a list of layer widths"),
+    (Made.nothing, "train method.hidden=64", "method.hidden=64 is not a list of whole numbers such as [64,64]"),
     (Made.nothing, "train method.rollout_steps=33", "which does not divide profile.epoch_steps=5000"),
-    (Made.nothing, "train method.minibatch_size=99999", "method.minibatch_size=99999 is not from 2 to"),
+    (Made.nothing, "train method.minibatch_size=99999", "=99999 does not divide the rollout's steps (1250)"),
+    (
+        Made.nothing,
+        "train method.minibatch_size=60",
+        "the rollout's steps (1250); choose for instance 50 or 125",
+    ),
+    (Made.nothing, "train method=ppo_rnd method.minibatch_size=500", "=500 does not divide the rollout's steps (1250)"),
+    (Made.nothing, "train +method.gama=1", "method.gama is not a setting of PPOSettings; did you mean gamma?"),
     (Made.nothing, "train profile.epochs=0", "profile.epochs=0 is not a whole number"),
     (Made.nothing, "train checkpoint_epochs=-1", "checkpoint_epochs=-1 is not a whole number"),
     (Made.nothing, "train device=tpu", "device=tpu is not one of cpu, cuda"),

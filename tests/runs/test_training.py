@@ -96,7 +96,7 @@ BAD = {
     "method.num_envs=2.5": "method.num_envs=2.5",
     "method.rollout_steps=33": "does not divide profile.epoch_steps=200",
     "method.minibatch_size=1": "method.minibatch_size=1 is not a whole number from 2",
-    "method.minibatch_size=500": "does not divide the rollout's steps (200); near it, 100 and 200 do",
+    "method.minibatch_size=500": "does not divide the rollout's steps (200); choose for instance 200",
     "method.hidden=64": "method.hidden=64 is not a list",
     "method.hidden=[0]": "method.hidden=[0] is not a list",
     "seed=-1": "seed=-1",
