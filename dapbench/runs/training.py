@@ -13,7 +13,6 @@ import torch
 from dapbench import fitting
 from dapbench.errors import UserError
 from dapbench.files import require_writable, whole, write_json
-from dapbench.fitting import make_trainer
 from dapbench.ppo import PPO, Divergence
 from dapbench.runs.evaluation import evaluate, module_class
 from dapbench.runs.progress import Progress
@@ -91,7 +90,7 @@ def fit(module: PPO, callbacks: list[pl.Callback], resume_from: Path | None = No
     """
     profile = module.config["profile"]
     iterations = profile["epoch_steps"] // module.hp.rollout_size
-    trainer = make_trainer(
+    trainer = fitting.make_trainer(
         accelerator="gpu" if module.config.get("device") == "cuda" else "cpu",
         max_epochs=profile["epochs"],
         enable_progress_bar=False,
