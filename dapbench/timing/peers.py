@@ -151,7 +151,7 @@ PROGRAMS = {"dapbench": run_dapbench, "bare": run_bare} | {name: program for nam
 
 
 def peer(algorithm: Callable[..., Any], tanh: Any, config: dict[str, Any]) -> Any:
-    """A peer's PPO with our hyper-parameters, on normalised environments stepped in turn as SB3 makes them.
+    """A peer's PPO with our hyper-parameters, on normalized environments stepped in turn as SB3 makes them.
 
     Args:
         algorithm: a PPO with SB3's interface.

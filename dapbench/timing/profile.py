@@ -1,4 +1,4 @@
-"""Where the processor's time of PPO goes: python docs/rollout_profile.py [TASK ...]
+"""Where the processor's time of PPO goes: python -m dapbench.timing.profile [TASK ...]
 
 Wraps the functions that one iteration passes through and counts the time that each has to itself, as µs an environment
 step and as a share. Times are the thread's own, so that a busy machine shifts them little.
@@ -11,9 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
-from hydra import compose, initialize_config_dir
 
-from dapbench.config import CONF, resolved
+from dapbench.config import compose
 from dapbench.ppo import PPO
 from dapbench.runs.training import build, fit
 
@@ -24,7 +23,7 @@ PARTS = {
     "wrappers": "Gymnasium's wrappers: time limit, order, checker",
     "reset": "resets",
     "vector": "SyncVectorEnv: batching, copies, infos",
-    "policy": "policy: normalisation and mean in numpy",
+    "policy": "policy: normalization and mean in numpy",
     "collector": "collector: noise, clipping, buffers, episodes",
     "iteration": "statistics, reward scaling, log-probabilities, Lightning",
     "advantages": "values and GAE, anew each of ten epochs",
@@ -91,9 +90,7 @@ class Profile(pl.Callback):
 def main() -> None:
     """Profiles PPO with the defaults on each task."""
     for task in sys.argv[1:] or ["half_cheetah", "humanoid"]:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = resolved(compose("train", [f"task={task}", f"profile.epochs={EPOCHS}"]))
-        fit(build(config), [Profile()])
+        fit(build(compose("train", f"task={task}", f"profile.epochs={EPOCHS}")), [Profile()])
 
 
 if __name__ == "__main__":
