@@ -29,7 +29,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder into which pip has installed a copy of the checkout, without what it depends on."""
     source, target = (tmp_path_factory.mktemp(name) for name in ("source", "installed"))
-    for name in ("dapbench", "baselines", "conf"):
+    for name in ("dapbench", "baselines", "conf", "analysis"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -52,13 +52,16 @@ def command(installed: Path, tmp_path: Path) -> Command:
 
 def test_every_package_is_listed() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    folders = {file.parent.relative_to(ROOT) for top in ("dapbench", "baselines") for file in (ROOT / top).rglob("*.py")}
-    assert listed == sorted({"dapbench.conf", *(".".join(folder.parts) for folder in folders)})
+    folders = {
+        file.parent.relative_to(ROOT) for top in ("dapbench", "baselines") for file in (ROOT / top).rglob("*.py")
+    }
+    assert listed == sorted({"dapbench.analysis", "dapbench.conf", *(".".join(folder.parts) for folder in folders)})
 
 
 def test_every_file_is_installed(installed: Path) -> None:
     files = {file.relative_to(ROOT) for top in ("dapbench", "baselines") for file in (ROOT / top).rglob("*.*")}
-    files |= {"dapbench" / file.relative_to(ROOT) for file in (ROOT / "conf").rglob("*.yaml")}
+    moved = [*(ROOT / "conf").rglob("*.yaml"), *(ROOT / "analysis").glob("*.py")]
+    files |= {"dapbench" / file.relative_to(ROOT) for file in moved}
     assert [file for file in sorted(files) if "__pycache__" not in file.parts and not (installed / file).exists()] == []
 
 

@@ -6,7 +6,7 @@ step and as a share. Times are the thread's own, so that a busy machine shifts t
 
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -35,7 +35,7 @@ class Profile(pl.Callback):
     """Counts each part's own thread time after the first epoch."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.inner = [0.0]
 
     def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -69,7 +69,7 @@ class Profile(pl.Callback):
         self.wrap("advantages", module, "estimate")
         self.wrap("update", module.updates["policy"], "epoch")
         mean_action = module.mean_action
-        module.mean_action = lambda: self.timed("policy", mean_action())
+        module.mean_action = lambda: self.timed("policy", mean_action())  # type: ignore[method-assign]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: PPO) -> None:
         """Starts to count once the compiled functions exist."""
