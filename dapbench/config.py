@@ -60,7 +60,7 @@ def search_path() -> list[str]:
     folder = own_conf()
     if folder is None:
         return []
-    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    quoted = str(folder).replace("'", "\\'")
     return [f"hydra.searchpath=['file://{quoted}']"]
 
 
@@ -109,7 +109,7 @@ def run_command(name: str, function: Callable[[dict[str, Any]], Any], argv: list
         hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(main)()
     except MissingConfigException as error:  # it knows every folder that was searched
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        raise unknown(group, choice, error.options or []) from error
+        raise unknown(group, choice, list(error.options or [])) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{' '.join(str(error).split())} (dapbench {name} --help lists every key)") from error
     if failures:
@@ -117,7 +117,7 @@ def run_command(name: str, function: Callable[[dict[str, Any]], Any], argv: list
     return 0
 
 
-def unknown(group: str, choice: str, valid: Sequence[str]) -> UserError:
+def unknown(group: str, choice: str, valid: list[str]) -> UserError:
     """The error for a choice that a group of conf/ does not have."""
     listed = ", ".join(name for name in valid if not name.startswith("_"))
     return UserError(f"unknown {group} '{choice}'; choose one of {listed}")
