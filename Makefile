@@ -36,7 +36,7 @@ check: .venv/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n logical --maxprocesses 4
+	@$(MAKE) --no-print-directory test
 
 mlflow: setup
 	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \

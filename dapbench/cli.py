@@ -15,7 +15,7 @@ from dapbench.errors import UserError
 COMMANDS = {
     "collect": ("log a behaviour policy's actions as a Minari dataset", "dapbench.datasets.collecting:collect"),
     "pretrain": ("fit an action prior on logged actions", "dapbench.prior.pretraining:pretrain"),
-    "train": ("train one method on one task", "dapbench.runs.training:train"),
+    "train": ("train one method on one task", "dapbench.tracking.recording:train"),
     "evaluate": ("evaluate a trained policy deterministically", "dapbench.runs.evaluation:evaluate_run"),
     "render": ("film a trained policy", "dapbench.showcase.film:render"),
     "overhead": ("time and memory of methods relative to PPO", "dapbench.timing.overhead:overhead"),
@@ -67,6 +67,8 @@ def main() -> None:
     """Runs a sub-command; bad input ends in one line on stderr and exit status 2."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one run is one core
     name, *argv = sys.argv[1:] or ["--help"]
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last, so that a user's own modules are found and hide nobody else's
     if name in ("-h", "--help"):
         print(usage())
         return

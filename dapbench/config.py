@@ -12,7 +12,9 @@ from dapbench.errors import UserError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
+HERE = Path(__file__).resolve().parent
+# dapbench's own conf/: part of the package where it is installed, beside it in a checkout.
+CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
 
 # The output folder is `out` alone: Hydra writes no folders and no logs of its own.
 HYDRA_OVERRIDES = [
@@ -25,27 +27,54 @@ HYDRA_OVERRIDES = [
 ]
 
 
+def own_conf() -> Path | None:
+    """The user's conf/: that of the folder where the command runs, where it is not dapbench's own."""
+    folder = Path("conf").resolve()
+    return folder if folder.is_dir() and folder != CONF else None
+
+
 def choices(group: str) -> list[str]:
-    """The names in a group of conf/, such as every task; a leading underscore marks what others build on."""
-    return sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))
+    """The names in a group of conf/, such as every task, dapbench's and the user's own.
+
+    A leading underscore marks what others build on.
+    """
+    folders = [CONF, own_conf() or CONF]
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("[!_]*.yaml")})
+
+
+def search_path() -> list[str]:
+    """The override that has Hydra look into the user's conf/ for what dapbench's own does not have."""
+    folder = own_conf()
+    if folder is None:
+        return []
+    quoted = str(folder).replace("'", "\\'")
+    return [f"hydra.searchpath=['file://{quoted}']"]
+
+
+def compose(name: str, *overrides: str) -> dict[str, Any]:
+    """A command's configuration outside of the command: compose("train", "task=hopper", ...)."""
+    import hydra
+
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return resolved(hydra.compose(name, [*overrides, *search_path()]))
 
 
 def run_command(name: str, function: Callable[[dict[str, Any]], Any], argv: list[str]) -> int:
     """Runs ``function`` on the configuration that conf/``name``.yaml and the overrides in ``argv`` compose.
 
-    Hydra's own syntax holds: ``key=value``, ``-m`` for sweeps, ``--help``, ``--cfg job``.
+    Hydra's own syntax holds: ``key=value``, ``-m`` for sweeps, ``--help``, ``--cfg job``, ``--config-dir``.
 
     Raises:
         UserError: an unknown choice or key, or whatever ``function`` finds wrong.
     """
     import hydra
-    from hydra.errors import HydraException
+    from hydra.errors import HydraException, MissingConfigException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
     for argument in argv:
         group, _, choice = argument.partition("=")
-        if choice and (CONF / group).is_dir() and "," not in choice and choice not in choices(group):
-            raise UserError(f"unknown {group} '{choice}'; choose one of {', '.join(choices(group))}")
+        if choice.startswith("_") and (CONF / group).is_dir():
+            raise unknown(group, choice, choices(group))
 
     failures: list[UserError] = []
 
@@ -62,14 +91,23 @@ def run_command(name: str, function: Callable[[dict[str, Any]], Any], argv: list
     # Overrides before flags: Hydra's parser takes them in one piece only.
     overrides = [argument for argument in argv if not argument.startswith("-") and "=" in argument]
     flags = [argument for argument in argv if argument not in overrides]
-    sys.argv = [f"dapbench {name}", *overrides, *HYDRA_OVERRIDES, *flags]
+    sys.argv = [f"dapbench {name}", *overrides, *search_path(), *HYDRA_OVERRIDES, *flags]
     try:
         hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(main)()
+    except MissingConfigException as error:  # it knows every folder that was searched
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        raise unknown(group, choice, list(error.options or [])) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{' '.join(str(error).split())} (dapbench {name} --help lists every key)") from error
     if failures:
         raise UserError("; ".join(map(str, failures)))
     return 0
+
+
+def unknown(group: str, choice: str, valid: list[str]) -> UserError:
+    """The error for a choice that a group of conf/ does not have."""
+    listed = ", ".join(name for name in valid if not name.startswith("_"))
+    return UserError(f"unknown {group} '{choice}'; choose one of {listed}")
 
 
 def resolved(composed: "DictConfig") -> dict[str, Any]:

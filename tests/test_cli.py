@@ -9,6 +9,7 @@ import yaml
 
 from dapbench.cli import listed, main
 from dapbench.config import choices
+from dapbench.config import compose as composed
 from dapbench.errors import UserError
 
 
@@ -40,6 +41,22 @@ def test_train_help_lists_tasks_and_methods(
 def test_cfg_job_shows_the_configuration(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "train", "task=ant", "--cfg", "job") == 0
     assert "env_id: Ant-v5" in capsys.readouterr().out
+
+
+def test_a_folder_of_any_name_adds_to_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = tmp_path / "it's [one], {a=b} \\ $x" / "conf" / "task"
+    task.mkdir(parents=True)
+    (task / "pendulum.yaml").write_text("{name: pendulum, title: Pendulum, env_id: Pendulum-v1, env_kwargs: {}}")
+    monkeypatch.chdir(task.parents[1])
+    assert {"pendulum", "reacher"} < set(choices("task"))
+    assert composed("train", "task=pendulum")["task"]["env_id"] == "Pendulum-v1"
+
+
+def test_an_unknown_choice_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    valid = ", ".join(choices("task"))
+    for name, argv in {"pong": ["task=pong"], "gym": ["-m", "task=ant,gym"], "_x": ["task=_x", "--cfg", "job"]}.items():
+        assert run(monkeypatch, "train", *argv) == 2
+        assert capsys.readouterr().err == f"dapbench: unknown task '{name}'; choose one of {valid}\n"
 
 
 def test_commas_make_a_list_but_for_sweeps_and_choices() -> None:

@@ -43,3 +43,16 @@ def test_the_example_task_runs(small: Callable[..., dict[str, Any]], tmp_path: P
     fit(run, [])
     assert run.carried.env_steps == 400
     assert float(run.action_space.low[0]) == -2.0
+
+
+def test_every_setting_that_is_named_exists() -> None:
+    choices, keys = {}, {}
+    for group in ("method", "profile", "task"):
+        contents = {file.stem: yaml.safe_load(file.read_text()) for file in (CONF / group).glob("*.yaml")}
+        choices[group], keys[group] = set(contents), {key for content in contents.values() for key in content}
+    for document in (CONF.parent / "README.md", CONF.parent / "CONTRIBUTING.md", *DOCS.glob("*.md")):
+        # method.clip, or method.ppo.clip as params.yaml has it; not adding-a-task.md or dapbench.timing.profile
+        named = re.findall(r"(?<![\w./-])(method|profile|task)\.(\w+)(?:\.(\w+))?", document.read_text())
+        for group, name, inner in named:
+            key = inner or name if name in choices[group] else name
+            assert key in keys[group] | choices[group], f"{document.name} names {group}.{name}"

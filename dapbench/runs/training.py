@@ -125,8 +125,6 @@ def train(config: dict[str, Any]) -> None:
         epoch = len(curve.rows) + 1
         failure = identity | {"epoch": epoch, "quantity": error.quantity, "message": str(error)}
         write_json(out / "failure.json", failure | {"last_good_checkpoint": resume.last_good()})
-        if config["tracking"]:
-            record(out)
         run = f"{identity['task']} {identity['method']} seed {identity['seed']}"
         left = resume.last_good() or f"none, the first is saved after epoch {resume.every}"
         raise UserError(f"{run} stopped in epoch {epoch}: {error} (last good checkpoint: {left})") from error
@@ -140,14 +138,3 @@ def train(config: dict[str, Any]) -> None:
     write_json(out / "summary.json", summary)
     write_timing(out / "timing.json", module.clock.seconds, time.perf_counter() - start, speed)
     resume.remove()
-    if config["tracking"]:
-        with module.clock("tracking"):
-            record(out)
-        write_timing(out / "timing.json", module.clock.seconds, time.perf_counter() - start, speed)
-
-
-def record(out: Path) -> None:
-    """Shows a run directory in MLflow; whatever goes wrong there is a warning, since the directory is the truth."""
-    from dapbench.tracking.recording import track
-
-    track(out)

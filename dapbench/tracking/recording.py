@@ -6,10 +6,12 @@ SQLite database take turns through a lock file, so that any number of them can e
 
 import argparse
 import gc
+import json
 import logging
 import os
 import sqlite3
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from dapbench.errors import UserError
 from dapbench.files import whole
-from dapbench.tracking.recording.records import Record, line, read_report, read_run
+from dapbench.tracking.records import Record, line, read_report, read_run
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -33,6 +35,32 @@ ENVIRONMENT = {  # a value that the user has set stays
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+
+
+def train(config: dict[str, Any]) -> None:
+    """`dapbench train`: trains, then records the run directory, finished or failed, unless ``tracking`` is off.
+
+    Raises:
+        UserError: what training finds wrong; a run that diverged is recorded first.
+    """
+    from dapbench.runs.run_directory import write_timing
+    from dapbench.runs.training import train as train_alone
+
+    start = time.perf_counter()
+    out = Path(config["out"])
+    try:
+        train_alone(config)
+    except UserError:
+        if config["tracking"] and (out / "failure.json").exists():
+            track(out)
+        raise
+    if config["tracking"]:
+        trained = time.perf_counter()
+        track(out)
+        now = time.perf_counter()
+        timing = json.loads((out / "timing.json").read_text(encoding="utf-8"))
+        seconds = timing["seconds"] | {"tracking": now - trained}
+        write_timing(out / "timing.json", seconds, now - start, timing["steps_per_second"])
 
 
 def prepare(uri: str | None = None) -> None:

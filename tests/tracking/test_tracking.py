@@ -7,13 +7,15 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from dapbench.errors import UserError
+from dapbench.runs import training
 from dapbench.tracking import recording as tracking
-from dapbench.tracking.recording import prepare, track, track_command, track_report
+from dapbench.tracking.recording import prepare, track, track_command, track_report, train
 
 CONFIG = {
     "task": {"name": "hopper", "env_kwargs": {}},
@@ -164,6 +166,33 @@ def test_a_failed_run(uri: str, tmp_path: Path) -> None:
     assert run.info.status == "FINISHED"
 
 
+def test_training_is_recorded_and_its_time_stated(uri: str, tmp_path: Path, small: Callable[..., dict]) -> None:
+    train(small("task=reacher", "method=ppo", f"out={tmp_path}/quiet", "tracking=false"))
+    assert runs(uri, "dapbench/smoke/reacher") == []
+    assert "tracking" not in json.loads((tmp_path / "quiet" / "timing.json").read_text())["seconds"]
+    train(small("task=reacher", "method=ppo", f"out={tmp_path}/run", "tracking=true"))
+    (run,) = runs(uri, "dapbench/smoke/reacher")
+    assert (run.info.run_name, run.info.status) == ("ppo-0", "FINISHED")
+    timing = json.loads((tmp_path / "run" / "timing.json").read_text())
+    assert 0 < timing["seconds"]["tracking"] < timing["wall_seconds"]
+    assert run.data.metrics["timing/wall_seconds"] < timing["wall_seconds"]
+
+
+def test_a_run_that_diverges_is_recorded(
+    uri: str, tmp_path: Path, small: Callable[..., dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(config: dict) -> None:
+        make_run(tmp_path / "run", message="the loss is not finite")
+        (tmp_path / "run" / "summary.json").rename(tmp_path / "run" / "failure.json")
+        raise UserError("the loss is not finite")
+
+    monkeypatch.setattr(training, "train", diverge)
+    with pytest.raises(UserError, match="the loss is not finite"):
+        train(small("task=reacher", f"out={tmp_path}/run", "tracking=true"))
+    (run,) = runs(uri)
+    assert run.info.status == "FAILED"
+
+
 def test_the_report_is_an_artifact(uri: str, tmp_path: Path) -> None:
     (tmp_path / "report" / "tables").mkdir(parents=True)
     (tmp_path / "report" / "index.html").write_text("<p>1")
@@ -241,7 +270,8 @@ def test_a_malformed_run_directory(uri: str, tmp_path: Path, capfd: pytest.Captu
 def test_writers_in_parallel_lose_no_run(uri: str, tmp_path: Path) -> None:
     for seed in range(8):
         make_run(tmp_path / "runs" / str(seed), seed=seed)
-    program = "import sys, pathlib, dapbench.tracking.recording as t; sys.exit(not all(t.track(pathlib.Path(p)) for p in sys.argv[1:]))"
+    program = "import sys; from pathlib import Path; from dapbench.tracking.recording import track; "
+    program += "sys.exit(not all(track(Path(run)) for run in sys.argv[1:]))"
     commands = [[sys.executable, "-c", program, f"runs/{i}", f"runs/{i + 4}"] for i in range(4)]
     processes = [subprocess.Popen(command) for command in commands]
     assert [process.wait() for process in processes] == [0] * 4
@@ -277,5 +307,6 @@ def test_the_command_says_what_is_wrong(uri: str, tmp_path: Path, monkeypatch, c
 
 
 def test_mlflow_does_not_come_with_the_import() -> None:
-    program = "import sys, dapbench.tracking.recording; sys.exit(bool({'torch', 'mlflow', 'sqlalchemy'} & sys.modules.keys()))"
+    heavy = "{'torch', 'mlflow', 'sqlalchemy'}"
+    program = f"import sys, dapbench.tracking.recording; sys.exit(bool({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

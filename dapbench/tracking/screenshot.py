@@ -1,9 +1,9 @@
 """Makes docs/mlflow.png by the clicks that docs/mlflow.md describes.
 
     pip install playwright
-    python docs/mlflow_screenshot.py dapbench/quick/hopper
+    python -m dapbench.tracking.screenshot dapbench/quick/hopper
 
-It needs Chromium (found on PATH, or named by CHROMIUM) and runs recorded in mlflow.db.
+It runs in the checkout, and needs Chromium (found on PATH, or named by CHROMIUM) and runs recorded in mlflow.db.
 """
 
 import os
@@ -22,7 +22,7 @@ from pathlib import Path
 from playwright.sync_api import Page, sync_playwright
 
 DATABASE = "sqlite:///mlflow.db"
-PICTURE = Path(__file__).with_name("mlflow.png")
+PICTURE = Path("docs/mlflow.png")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -67,6 +67,7 @@ def compare(page: Page, address: str, experiment: str) -> None:
 
 
 def main(experiment: str) -> None:
+    """Writes the picture of an experiment's learning curves."""
     with user_interface() as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1400, "height": 900})

@@ -1,4 +1,4 @@
-"""Where the processor's time of PPO goes: python docs/rollout_profile.py [TASK ...]
+"""Where the processor's time of PPO goes: python -m dapbench.timing.profile [TASK ...]
 
 Wraps the functions that one iteration passes through and counts the time that each has to itself, as µs an environment
 step and as a share. Times are the thread's own, so that a busy machine shifts them little.
@@ -6,14 +6,13 @@ step and as a share. Times are the thread's own, so that a busy machine shifts t
 
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
-from hydra import compose, initialize_config_dir
 
-from dapbench.config import CONF, resolved
+from dapbench.config import compose
 from dapbench.ppo import PPO
 from dapbench.runs.training import build, fit
 
@@ -36,7 +35,7 @@ class Profile(pl.Callback):
     """Counts each part's own thread time after the first epoch."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.inner = [0.0]
 
     def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -70,7 +69,7 @@ class Profile(pl.Callback):
         self.wrap("advantages", module, "estimate")
         self.wrap("update", module.updates["policy"], "epoch")
         mean_action = module.mean_action
-        module.mean_action = lambda: self.timed("policy", mean_action())
+        module.mean_action = lambda: self.timed("policy", mean_action())  # type: ignore[method-assign]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: PPO) -> None:
         """Starts to count once the compiled functions exist."""
@@ -91,9 +90,7 @@ class Profile(pl.Callback):
 def main() -> None:
     """Profiles PPO with the defaults on each task."""
     for task in sys.argv[1:] or ["half_cheetah", "humanoid"]:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = resolved(compose("train", [f"task={task}", f"profile.epochs={EPOCHS}"]))
-        fit(build(config), [Profile()])
+        fit(build(compose("train", f"task={task}", f"profile.epochs={EPOCHS}")), [Profile()])
 
 
 if __name__ == "__main__":
