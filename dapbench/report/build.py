@@ -10,9 +10,9 @@ from dapbench.errors import UserError
 from dapbench.files import write_text
 from dapbench.report import (
     figures,
-    policies,
     proposal_items,
     settings_tables,
+    showcases,
     study_figures,
     study_tables,
     tables,
@@ -40,7 +40,7 @@ SECTIONS = {
         figures.performance_profile,
         figures.improvement,
     ],
-    "Films": [policies.policy_films],
+    "Films": [showcases.policy_films],
     "Cost": [study_tables.speed, study_tables.overhead, study_figures.time_parts, study_figures.memory],
     "Ablations": [study_tables.ablations, study_figures.ablation_bars],
     "Logs": [study_tables.logs, study_tables.priors, study_tables.log_qualities, study_figures.log_quality_curve],

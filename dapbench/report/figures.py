@@ -21,7 +21,7 @@ from dapbench.report.style import (
     seeds_text,
     spread,
 )
-from dapbench.report.tables import complete_tasks, metric_text, needs, normalised_strata
+from dapbench.report.tables import complete_tasks, metric_text, needs, normalized_strata
 
 NO_ESTIMATE = Estimate(np.array(np.nan), np.array(np.nan), np.array(np.nan))
 THOUSANDS = FuncFormatter(
@@ -83,7 +83,7 @@ def draw(axis, x: np.ndarray, estimate: Estimate, results: Results, method: str)
 
 @figure("sample_efficiency", "Aggregate sample efficiency")
 def sample_efficiency(results: Results) -> tuple:
-    """IQM of the normalised training return over tasks and seeds, by environment steps."""
+    """IQM of the normalized training return over tasks and seeds, by environment steps."""
     tasks = complete_tasks(results, "final_return")
     if len(tasks) < 2:
         raise Absent("An aggregate over tasks needs at least two tasks with runs of every method.")
@@ -92,12 +92,12 @@ def sample_efficiency(results: Results) -> tuple:
     for method in results.methods:
         curves = [results.curve_array(task, method) for task in tasks]
         epochs = min(map(len, curves))
-        normal = [statistics.normalised(c[:epochs], results.references[t]) for c, t in zip(curves, tasks, strict=True)]
+        normal = [statistics.normalized(c[:epochs], results.references[t]) for c, t in zip(curves, tasks, strict=True)]
         steps = results.curve_array(tasks[0], method, "env_steps")[:epochs, 0]
         estimate = statistics.sample_efficiency(normal)
         draw(axis, steps, estimate, results, method)
         halfway[method] = (float(estimate.point[epochs // 2 - 1]), steps[epochs // 2 - 1])
-    axis.set(xlabel="Environment steps", ylabel="IQM of the normalised return")
+    axis.set(xlabel="Environment steps", ylabel="IQM of the normalized return")
     axis.xaxis.set_major_formatter(THOUSANDS)
     axis.margins(x=0)
     legend_below(drawing, axis, 3)
@@ -115,7 +115,7 @@ def performance_profile(results: Results) -> tuple:
     drawing, axes = panels(len(metrics), 4.2, 3.2)
     for axis, metric in zip(axes, metrics, strict=True):
         tasks = complete_tasks(results, metric)
-        strata = {m: normalised_strata(results, metric, m, tasks) for m in results.methods}
+        strata = {m: normalized_strata(results, metric, m, tasks) for m in results.methods}
         pooled = np.concatenate([scores for own in strata.values() for scores in own])
         thresholds = np.linspace(min(0.0, float(pooled.min())), float(pooled.max()) * 1.02, 101)
         for method, own in strata.items():
@@ -125,7 +125,7 @@ def performance_profile(results: Results) -> tuple:
 
             estimate = statistics.interval(profile, own, repetitions=statistics.CURVE_REPETITIONS)
             draw(axis, thresholds, estimate, results, method)
-        axis.set(title=METRICS[metric], xlabel="Normalised score τ", ylim=(-0.02, 1.02))
+        axis.set(title=METRICS[metric], xlabel="Normalized score τ", ylim=(-0.02, 1.02))
         axis.margins(x=0)
     axes[0].set_ylabel("Share of runs above τ")
     legend_below(drawing, axes[0])

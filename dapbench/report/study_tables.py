@@ -1,6 +1,5 @@
 """Tables around the returns: speed, overhead, ablations, log qualities, logs and priors."""
 
-import json
 from typing import Any
 
 import numpy as np
@@ -8,10 +7,10 @@ import pandas as pd
 
 from dapbench.report import statistics
 from dapbench.report.items import Absent, table
-from dapbench.report.results import BASELINE, METRICS, SUBJECT, TIMING_KEYS, Results
+from dapbench.report.results import BASELINE, METRICS, SUBJECT, TIMING_KEYS, Results, read_json
 from dapbench.report.settings_tables import changes
 from dapbench.report.style import INTERVAL, counted, digits, listed, logs_text, number, provenance, spread
-from dapbench.report.tables import metric_text, needs, normalised_strata, numbers, verdict
+from dapbench.report.tables import metric_text, needs, normalized_strata, numbers, verdict
 
 MIB = 2**20
 # Said wherever the memory of the runs themselves stands.
@@ -120,7 +119,7 @@ def variants(results: Results, quality: bool) -> list[str]:
 
 @table("ablations", "Ablations of PPO-DAP")
 def ablations(results: Results) -> tuple:
-    """Each variant's primary metric beside PPO-DAP's, and its normalised difference from it."""
+    """Each variant's primary metric beside PPO-DAP's, and its normalized difference from it."""
     metric, names = primary(results), variants(results, quality=False)
     needs(results, metric, SUBJECT)
     if not names:
@@ -130,7 +129,7 @@ def ablations(results: Results) -> tuple:
         raise Absent("No task has runs of PPO-DAP and of every ablation.")
     shown, values, verdicts = [], [], []
     normal = {
-        m: normalised_strata(results, metric, m, [t for t in tasks if t in results.references])
+        m: normalized_strata(results, metric, m, [t for t in tasks if t in results.references])
         for m in [SUBJECT, *names]
     }
     for method in [SUBJECT, *names]:
@@ -142,8 +141,8 @@ def ablations(results: Results) -> tuple:
             values.append({"task": task, "method": method, "metric": metric, **numbers(estimate)})
         if normal[SUBJECT]:
             change = statistics.interval(statistics.difference_of_means, normal[method], normal[SUBJECT])
-            row["Normalised difference"] = "0" if method == SUBJECT else spread(change, 3)
-            values.append({"task": "normalised difference", "method": method, "metric": metric, **numbers(change)})
+            row["Normalized difference"] = "0" if method == SUBJECT else spread(change, 3)
+            values.append({"task": "normalized difference", "method": method, "metric": metric, **numbers(change)})
             verdicts += [] if method == SUBJECT else [verdict(change)]
         shown.append(row)
     parts = [f"{verdicts.count(kind)} {kind}" for kind in ("below", "above", "not distinguishable")]
@@ -232,7 +231,7 @@ def priors(results: Results) -> tuple:
     shown, values = [], []
     for path in sorted((results.folder / "priors").glob("*/*/*/quality.json")):
         task, quality, kind = path.parts[-4:-1]
-        measured = json.loads(path.read_text(encoding="utf-8"))
+        measured = read_json(path, ["prior", "gaussian"])
         row: dict[str, Any] = {"Task": results.titles.get(task, task), "Logs": quality, "Prior": kind}
         for key, label in (("energy_score", "Energy score"), ("energy_distance", "Energy distance")):
             for of, whose in (("prior", ""), ("gaussian", ", Gaussian")):

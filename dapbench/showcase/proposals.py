@@ -1,7 +1,7 @@
 """A finished run's proposals before and after guidance, and its actions beside those of its logs.
 
-The prior and Q are those of the checkpoint: the prior as the run tuned it, and the critic that guided it last. Draws are
-seeded; on one thread they are the same each time.
+The prior and Q are those of the checkpoint: the prior as the run tuned it, and the critic that guided it last. Draws
+are seeded; on one thread they are the same each time.
 """
 
 from pathlib import Path
@@ -74,7 +74,7 @@ def visited_observations(module: PPODAP) -> np.ndarray:
 
 
 def draw_proposals(module: PPODAP, observations: Tensor, count: int) -> Tensor:
-    """``count`` proposals at each raw observation [M, O], unguided and guided, from the same noise: [2, M, count, A]."""
+    """Proposals [2, M, count, A] at raw observations [M, O], unguided (0) and guided (1), from the same noise."""
     noise = torch.randn(len(observations), count, module.action_size, generator=torch.Generator().manual_seed(SEED))
     states = module.prior.standardise(observations)
     guidance = Guidance(module.q_gradient, module.observation_stats.normalize(observations), module.hp.guidance_scale)

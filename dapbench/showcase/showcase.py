@@ -54,7 +54,9 @@ def showcase(config: Mapping[str, Any]) -> None:
             write_arrays(out / MARGINALS, action_marginals(module, Path(logs_dir)))
             made.append(MARGINALS)
     else:
-        reason = f"{module.config['method']['name']} is a {type(module).__name__}, which draws no proposals from a prior"
+        reason = (
+            f"{module.config['method']['name']} is a {type(module).__name__}, which draws no proposals from a prior"
+        )
         absent |= dict.fromkeys((PROPOSALS, MARGINALS), reason)
     if FILM not in absent:
         try:
@@ -75,4 +77,4 @@ def showcase(config: Mapping[str, Any]) -> None:
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes an .npz, whole or not at all; numpy puts no time into it, so it is a function of the arrays."""
     with whole(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # a name could be that of an option
