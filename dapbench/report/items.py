@@ -4,9 +4,7 @@ A function that makes one is decorated with `table`, `figure` or `films`. It rai
 there; the item is then a `Skipped` one whose sentence says why. All of them show themselves in Jupyter.
 """
 
-import base64
 import functools
-import html
 import io
 import re
 from collections.abc import Callable
@@ -20,6 +18,7 @@ import pandas as pd
 
 from dapbench.files import whole, write_text
 from dapbench.report.results import Results
+from dapbench.report.templates import data_url, render
 
 
 class Absent(Exception):
@@ -33,13 +32,10 @@ class Item:
     name: str
     title: str
     sentence: str
-
-    def body(self) -> str:
-        """The item's content as HTML."""
-        return ""
+    kind: ClassVar[str]  # which part of item.html.j2 shows it
 
     def files(self) -> dict[str, str]:
-        """What links to the item's files say, and the files' places below the report."""
+        """The place of each of the item's files below the report, by what a link to it says."""
         return {}
 
     def save(self, folder: Path) -> list[Path]:
@@ -50,12 +46,14 @@ class Item:
         return f"{self.title}: {self.sentence}"
 
     def _repr_html_(self) -> str:
-        return f"<h3>{html.escape(self.title)}</h3><p>{html.escape(self.sentence)}</p>{self.body()}"
+        return render("item.html.j2", item=self)
 
 
 @dataclass(frozen=True, repr=False)
 class Skipped(Item):
     """An item without data."""
+
+    kind = "skipped"
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,6 +69,12 @@ class Table(Item):
     shown: pd.DataFrame
     values: pd.DataFrame
     note: str = ""
+    kind = "table"
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """The cells as text, row by row."""
+        return self.shown.astype(str).to_numpy().tolist()
 
     def files(self) -> dict[str, str]:
         """The table's csv, md and tex."""
@@ -86,7 +90,7 @@ class Table(Item):
 
     def markdown(self) -> str:
         """The table in GitHub's Markdown, its columns padded."""
-        rows = [[str(name) for name in self.shown], *self.shown.astype(str).to_numpy().tolist()]
+        rows = [[str(name) for name in self.shown], *self.rows]
         rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
@@ -95,7 +99,7 @@ class Table(Item):
 
     def latex(self) -> str:
         """The table as a LaTeX float; it needs the packages booktabs and graphicx."""
-        rows = [" & ".join(map(_latex, row)) + r" \\" for row in self.shown.astype(str).to_numpy().tolist()]
+        rows = [" & ".join(map(_latex, row)) + r" \\" for row in self.rows]
         lines = [
             r"\begin{table}",
             r"\centering",
@@ -113,11 +117,6 @@ class Table(Item):
         ]
         return "\n".join(lines) + "\n"
 
-    def body(self) -> str:
-        """The table as HTML."""
-        note = f'\n<p class="note">{html.escape(self.note)}</p>' if self.note else ""
-        return table_html(self.shown) + note
-
 
 @dataclass(frozen=True, repr=False)
 class Figure(Item):
@@ -125,6 +124,7 @@ class Figure(Item):
 
     figure: matplotlib.figure.Figure
     cache: dict[str, bytes] = field(default_factory=dict)
+    kind = "figure"
 
     # Without dates and version, and with ids drawn from a fixed salt, a figure's bytes depend on its data alone.
     METADATA: ClassVar[dict[str, dict[str, None]]] = {
@@ -153,12 +153,16 @@ class Figure(Item):
             _write(path, self.rendered(form))
         return list(paths.values())
 
-    def body(self) -> str:
-        """The smaller of the svg and the png as an HTML image that needs no file."""
+    @property
+    def smallest(self) -> str:
+        """The smaller of the svg and the png, as an address that needs no file."""
         form, kind = min([("svg", "svg+xml"), ("png", "png")], key=lambda choice: len(self.rendered(choice[0])))
-        width = round(96 * self.figure.get_figwidth())  # its true size, whatever the format's resolution
-        image = f'<img alt="{html.escape(self.title)}" width="{width}" src="{_data(kind, self.rendered(form))}">'
-        return f'<div class="wide">{image}</div>'
+        return data_url(self.rendered(form), kind)
+
+    @property
+    def width(self) -> int:
+        """The figure's true width in pixels of the page, whatever the format's resolution."""
+        return round(96 * self.figure.get_figwidth())
 
 
 @dataclass(frozen=True, repr=False)
@@ -170,6 +174,7 @@ class Films(Item):
     """
 
     gifs: dict[tuple[str, str], bytes]
+    kind = "films"
 
     def files(self) -> dict[str, str]:
         """A gif under each caption."""
@@ -182,14 +187,10 @@ class Films(Item):
             _write(path, content)
         return paths
 
-    def body(self) -> str:
-        """The films side by side as HTML that needs no file; each caption links to its gif."""
-        shown = (
-            f'<figure><img alt="Film: {html.escape(caption)}" src="{_data("gif", content)}">'
-            f'<figcaption><a href="{place}">{html.escape(caption)}</a></figcaption></figure>'
-            for (caption, place), content in zip(self.files().items(), self.gifs.values(), strict=True)
-        )
-        return f'<div class="films">{"".join(shown)}</div>'
+    @property
+    def captioned(self) -> list[tuple[str, str, bytes]]:
+        """Caption, place and content of each gif."""
+        return [(*named, gif) for named, gif in zip(self.files().items(), self.gifs.values(), strict=True)]
 
 
 def table(name: str, title: str) -> Callable[[Callable[[Results], tuple]], Callable[[Results], Item]]:
@@ -218,28 +219,9 @@ def _item(kind: type[Item], name: str, title: str, make: Callable[[Results], tup
     return made
 
 
-def table_html(shown: pd.DataFrame) -> str:
-    """Cells of text as an HTML table in a box that scrolls sideways; ``**x**`` is bold, long text wraps."""
-    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in shown)
-    lines = []
-    for row in shown.astype(str).to_numpy():
-        cells = (f"<td{' class=long' if len(cell) > 40 else ''}>{_bold_html(cell)}</td>" for cell in row)
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    rows = "\n".join(lines)
-    return f'<div class="wide"><table>\n<tr>{head}</tr>\n{rows}\n</table></div>'
-
-
 def _write(path: Path, content: bytes) -> None:
     with whole(path) as temporary:
         temporary.write_bytes(content)
-
-
-def _data(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _bold_html(text: str) -> str:
-    return re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html.escape(text))
 
 
 LATEX = {"\\": r"\textbackslash{}", "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "†": r"\textdagger{}", "≥": r"$\geq$"}

@@ -66,7 +66,7 @@ def test_partial_results_still_give_every_item_a_sentence(small, changes):
         item = make(found)
         assert item.sentence.endswith(".")
         assert "nan" not in item.sentence.split()
-        assert not isinstance(item, Table) or "<td" in item.body()
+        assert not isinstance(item, Table) or "<td" in item._repr_html_()
 
 
 def test_what_is_lacking_is_said(small):
@@ -125,7 +125,7 @@ def test_tables_render_their_marks():
     assert "| a_b  | **−1 [−2, 0]** † |" in item.markdown()
     assert r"a\_b & \textbf{$-$1 [$-$2, 0]} \textdagger{} \\" in item.latex()
     assert r"\caption{A\_b. 50 \% of it.}" in item.latex()
-    assert "<strong>−1 [−2, 0]</strong> †" in item.body()
+    assert "<strong>−1 [−2, 0]</strong> †" in item._repr_html_()
 
 
 def test_numbers_read_well():
@@ -141,8 +141,8 @@ def test_failed_and_missing_runs_are_on_the_page(tmp_path):
     (runs / "ppo" / "0" / "summary.json").rename(tmp_path / "gone.json")
     found = load_results(tmp_path, profile)
     text = page(found, {"Returns": [tables.difference(found)]}, [])
-    assert "0 runs failed and 1 missing" in text
-    assert "1 run of the profile failed or are missing" in text
+    assert "0 failed and 1 missing" in text
+    assert "1 of the profile's runs failed or are missing" in text
     assert "0 failed and 1 missing runs" in headline(tmp_path, profile)
 
 
