@@ -1,6 +1,7 @@
 """Figures of returns: learning curves, aggregate efficiency, profiles, probability of improvement, intervals."""
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
 from dapbench.curves import ALC_EPOCHS
@@ -36,15 +37,15 @@ def learning_curves(results: Results) -> tuple:
     drawing, axes = panels(len(results.tasks))
     shaded = False
     for axis, task in zip(axes, results.tasks, strict=True):
-        for method in results.methods:
-            curves = results.curve_array(task, method)
-            if not curves.size:
-                continue
-            steps = results.curve_array(task, method, "env_steps")[:, 0]
-            draw(axis, steps, statistics.sample_efficiency([curves], statistics.mean), results, method)
-            if len(steps) > ALC_EPOCHS and not shaded_already(axis):
-                axis.axvspan(0, steps[ALC_EPOCHS - 1], color="0.5", alpha=0.12, linewidth=0, gid="alc")
-                shaded = True
+        methods = [method for method in results.methods if results.curve_array(task, method).size]
+        steps = {method: results.curve_array(task, method, "env_steps")[:, 0] for method in methods}
+        longest = max(steps.values(), key=len)
+        if len(longest) > ALC_EPOCHS:
+            axis.axvspan(0, longest[ALC_EPOCHS - 1], color="0.5", alpha=0.12, linewidth=0)
+            shaded = True
+        for method in methods:
+            estimate = statistics.sample_efficiency([results.curve_array(task, method)], statistics.mean)
+            draw(axis, steps[method], estimate, results, method)
         axis.set(title=results.titles[task], xlabel="Environment steps")
         axis.xaxis.set_major_formatter(THOUSANDS)
         axis.margins(x=0)
@@ -59,11 +60,6 @@ def learning_curves(results: Results) -> tuple:
     return sentence, drawing
 
 
-def shaded_already(axis) -> bool:  # type: ignore[no-untyped-def]
-    """Whether the panel has its shade."""
-    return any(patch.get_gid() == "alc" for patch in axis.patches)
-
-
 def last_gain(results: Results, method: str) -> bool:
     """Whether a method's mean return of its last tenth is above that of the tenth before, on every task."""
     gains = []
@@ -74,7 +70,7 @@ def last_gain(results: Results, method: str) -> bool:
     return bool(gains) and all(gains)
 
 
-def draw(axis, x: np.ndarray, estimate: Estimate, results: Results, method: str) -> None:  # type: ignore[no-untyped-def]
+def draw(axis: Axes, x: np.ndarray, estimate: Estimate, results: Results, method: str) -> None:
     """A method's line and band."""
     style = {"color": palette(results)[method], "linestyle": lines(results)[method]}
     axis.plot(x, estimate.point, label=results.titles[method], linewidth=2 if method == SUBJECT else 1.4, **style)

@@ -16,7 +16,7 @@ import matplotlib as mpl
 import matplotlib.figure
 import pandas as pd
 
-from dapbench.files import whole, write_text
+from dapbench.files import whole
 from dapbench.report.results import Results
 from dapbench.report.templates import data_url, render
 
@@ -32,15 +32,21 @@ class Item:
     name: str
     title: str
     sentence: str
-    kind: ClassVar[str]  # which part of item.html.j2 shows it
+    kind: ClassVar[str]  # chooses the part of item.html.j2 that shows the item
 
     def files(self) -> dict[str, str]:
         """The place of each of the item's files below the report, by what a link to it says."""
         return {}
 
-    def save(self, folder: Path) -> list[Path]:
-        """Writes the item's files under ``folder``."""
+    def contents(self) -> list[bytes]:
+        """What is in each of the files."""
         return []
+
+    def save(self, folder: Path) -> None:
+        """Writes the item's files under ``folder``."""
+        for place, content in zip(self.files().values(), self.contents(), strict=True):
+            with whole(folder / place) as temporary:
+                temporary.write_bytes(content)
 
     def __repr__(self) -> str:
         return f"{self.title}: {self.sentence}"
@@ -80,13 +86,9 @@ class Table(Item):
         """The table's csv, md and tex."""
         return {form: f"tables/{self.name}.{form}" for form in ("csv", "md", "tex")}
 
-    def save(self, folder: Path) -> list[Path]:
-        """Writes tables/<name>.csv, .md and .tex."""
-        contents = {"csv": self.values.to_csv(index=False), "md": self.markdown(), "tex": self.latex()}
-        paths = {form: folder / place for form, place in self.files().items()}
-        for form, path in paths.items():
-            write_text(path, contents[form])
-        return list(paths.values())
+    def contents(self) -> list[bytes]:
+        """The values as csv, and what is shown as md and tex."""
+        return [text.encode() for text in (self.values.to_csv(index=False), self.markdown(), self.latex())]
 
     def markdown(self) -> str:
         """The table in GitHub's Markdown, its columns padded."""
@@ -146,12 +148,9 @@ class Figure(Item):
         """The figure's pdf, svg and png."""
         return {form: f"figures/{self.name}.{form}" for form in self.METADATA}
 
-    def save(self, folder: Path) -> list[Path]:
-        """Writes figures/<name>.pdf, .svg and .png."""
-        paths = {form: folder / place for form, place in self.files().items()}
-        for form, path in paths.items():
-            _write(path, self.rendered(form))
-        return list(paths.values())
+    def contents(self) -> list[bytes]:
+        """The figure in each form."""
+        return [self.rendered(form) for form in self.METADATA]
 
     @property
     def smallest(self) -> str:
@@ -180,17 +179,14 @@ class Films(Item):
         """A gif under each caption."""
         return {caption: f"figures/{self.name}_{stem}.gif" for stem, caption in self.gifs}
 
-    def save(self, folder: Path) -> list[Path]:
-        """Writes figures/<name>_<stem>.gif."""
-        paths = [folder / place for place in self.files().values()]
-        for path, content in zip(paths, self.gifs.values(), strict=True):
-            _write(path, content)
-        return paths
+    def contents(self) -> list[bytes]:
+        """The gifs."""
+        return list(self.gifs.values())
 
     @property
     def captioned(self) -> list[tuple[str, str, bytes]]:
         """Caption, place and content of each gif."""
-        return [(*named, gif) for named, gif in zip(self.files().items(), self.gifs.values(), strict=True)]
+        return [(*named, gif) for named, gif in zip(self.files().items(), self.contents(), strict=True)]
 
 
 def table(name: str, title: str) -> Callable[[Callable[[Results], tuple]], Callable[[Results], Item]]:
@@ -217,11 +213,6 @@ def _item(kind: type[Item], name: str, title: str, make: Callable[[Results], tup
             return Skipped(name, title, str(reason))
 
     return made
-
-
-def _write(path: Path, content: bytes) -> None:
-    with whole(path) as temporary:
-        temporary.write_bytes(content)
 
 
 LATEX = {"\\": r"\textbackslash{}", "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "†": r"\textdagger{}", "≥": r"$\geq$"}

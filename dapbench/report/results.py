@@ -20,7 +20,7 @@ from dapbench.profiles import Cell, cells
 from dapbench.report.statistics import Reference, reference_scores
 
 KEY = ["task", "method", "seed"]
-BASELINE, SUBJECT = "ppo", "ppo_dap"  # the comparison that the study is about
+BASELINE, SUBJECT = "ppo", "ppo_dap"  # the two methods that the study compares
 METRICS = {"alc40": "ALC@40", "final_return": "Final return", "eval_return": "Evaluation return"}
 CURVE_COLUMNS = ["epoch", "env_steps", "return_mean", "return_std", "episodes"]
 SUMMARY_KEYS = [*KEY, "env_steps", "epochs", *METRICS, "config"]

@@ -9,7 +9,15 @@ from dapbench.report import statistics
 from dapbench.report.items import Absent, figure
 from dapbench.report.results import BASELINE, METRICS, SUBJECT, Results
 from dapbench.report.statistics import Estimate
-from dapbench.report.study_tables import MIB, SHARED_LIBRARIES, primary, quality_frame, timing_strata, variants
+from dapbench.report.study_tables import (
+    MIB,
+    SHARED_LIBRARIES,
+    primary,
+    quality_frame,
+    timed_methods,
+    timing_strata,
+    variants,
+)
 from dapbench.report.style import counted, digits, dots, listed, number, palette, panels, spread
 from dapbench.report.tables import metric_text, needs, normalized_strata
 
@@ -59,12 +67,8 @@ def time_parts(results: Results) -> tuple:
 @figure("memory", "Peak memory")
 def memory(results: Results) -> tuple:
     """Peak memory of a run's process (of the GPU where one was used), mean over tasks and seeds."""
-    timed = results.timings[results.timings.group == "main"]
-    if timed.empty:
-        raise Absent("No run left a timing.json, so nothing is said about memory.")
-    methods = [m for m in results.methods if m in set(timed.method)]
     rows = []
-    for method in methods:
+    for method in timed_methods(results):
         strata = [s / MIB for s in timing_strata(results, "peak_memory_bytes", method, results.tasks) if len(s)]
         rows.append((results.titles[method], statistics.interval(statistics.mean, strata), palette(results)[method]))
     drawing, (axis,) = panels(1, 5.2, 1.1 + 0.3 * len(rows))

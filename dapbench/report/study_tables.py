@@ -31,13 +31,22 @@ def timing_strata(results: Results, column: str, method: str, tasks: list[str]) 
     return [frame.loc[frame.task == task, column].to_numpy(float) for task in tasks]
 
 
+def timed_methods(results: Results) -> list[str]:
+    """The profile's methods whose runs left a timing.json.
+
+    Raises:
+        Absent: none did.
+    """
+    timed = set(results.timings.loc[results.timings.group == "main", "method"])
+    if not timed:
+        raise Absent("No run left a timing.json, so nothing is said about speed and memory.")
+    return [method for method in results.methods if method in timed]
+
+
 @table("speed", "Speed and memory of the runs")
 def speed(results: Results) -> tuple:
     """Environment steps per second and peak memory per method, and both relative to PPO."""
-    timed = results.timings[results.timings.group == "main"]
-    if timed.empty:
-        raise Absent("No run left a timing.json, so nothing is said about speed.")
-    methods = [m for m in results.methods if m in set(timed.method)]
+    methods, timed = timed_methods(results), results.timings[results.timings.group == "main"]
     tasks = [t for t in results.tasks if all(((timed.task == t) & (timed.method == m)).any() for m in methods)]
     shown, values, ratios = [], [], {}
     for method in methods:
@@ -65,11 +74,11 @@ def speed(results: Results) -> tuple:
     if (SUBJECT, "Time per step × PPO") in ratios:
         sentence = f"{results.titles[SUBJECT]} takes {ratios[SUBJECT, 'Time per step × PPO']} times PPO's time per"
         sentence += f" environment step and {ratios[SUBJECT, 'Memory × PPO']} times its peak memory."
-    note = "Under each task: environment steps per second of training, after compilation, as measured in the runs"
-    note += (
+    note = (
+        "Under each task: environment steps per second of training, after compilation, as measured in the runs"
         " themselves, which may have shared the machine with others; pretraining and logs are not in it. Ratios: mean"
+        f" over tasks [{INTERVAL}]. {SHARED_LIBRARIES}"
     )
-    note += f" over tasks [{INTERVAL}]. {SHARED_LIBRARIES}"
     return sentence, pd.DataFrame(shown), pd.DataFrame(values), note
 
 

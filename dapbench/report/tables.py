@@ -86,7 +86,7 @@ def verdict(difference: Estimate) -> str:
 
 
 def numbers(estimate: Estimate) -> dict[str, float]:
-    """An estimate as columns."""
+    """An estimate and its bounds as columns of a table."""
     return {"estimate": float(estimate.point), "low": float(estimate.low), "high": float(estimate.high)}
 
 
@@ -126,7 +126,8 @@ def difference(results: Results) -> tuple:
     subject, baseline = results.titles[SUBJECT], results.titles[BASELINE]
     shown: list[dict[str, str]] = []
     values: list[dict[str, object]] = []
-    for task, estimate in differences(results, "alc40").items():
+    per_task = differences(results, "alc40")
+    for task, estimate in per_task.items():
         means = {m: results.scores("alc40", task, m) for m in (BASELINE, SUBJECT)}
         decimals = digits(float(s.mean()) for s in means.values())
         row = {"Task": results.titles[task]}
@@ -139,17 +140,15 @@ def difference(results: Results) -> tuple:
         values.append({"task": task, **numbers(estimate), **counts, "verdict": verdict(estimate)})
     if not shown:
         raise Absent(f"No task has runs of both {subject} and {baseline}.")
-    tasks = [task for task in differences(results, "alc40") if task in results.references]
+    tasks = [task for task in per_task if task in results.references]
     if len(tasks) > 1:
         pair = [normalized_strata(results, "alc40", m, tasks) for m in (SUBJECT, BASELINE)]
         overall = statistics.interval(statistics.difference_of_means, *pair)
         ends = [spread(statistics.interval(statistics.mean, s)) for s in (pair[1], pair[0])]
         shown.append(dict(zip(shown[0], ["Normalized mean", *ends, spread(overall), verdict(overall)], strict=True)))
         values.append({"task": "normalized mean", **numbers(overall), "verdict": verdict(overall)})
-    than = f"{baseline}'s"
-    verdicts = [verdict(estimate) for estimate in differences(results, "alc40").values()]
-    sentence = f"{subject}'s ALC@40 is {verdict_text(verdicts, than)}"
-    sentence += f" ({seeds_text(results, [SUBJECT, BASELINE])})."
+    verdicts = verdict_text([verdict(estimate) for estimate in per_task.values()], f"{baseline}'s")
+    sentence = f"{subject}'s ALC@40 is {verdicts} ({seeds_text(results, [SUBJECT, BASELINE])})."
     return sentence, pd.DataFrame(shown), pd.DataFrame(values), provenance(results, [SUBJECT, BASELINE])
 
 

@@ -17,9 +17,10 @@ from dapbench.rl.environments import env_seeds, make_envs, to_policy_actions
 from dapbench.rl.rollout import Collector
 
 SEED = 0
-ENVS, STEPS, STREAM = 4, 500, 2  # of the rollout; streams 0 and 1 of a seed train and evaluate, from 3 on logs are made
-STATES = 24  # that get proposals
-LOGGED_STATES = 1000  # at which actions are compared with the logs'
+# The rollout; streams 0 and 1 of a seed are those of training and evaluation, from 3 on those of recording logs.
+ENVS, STEPS, STREAM = 4, 500, 2
+STATES = 24  # visited states with proposals
+LOGGED_STATES = 1000  # states of the logs with an action of each
 
 
 @torch.no_grad()

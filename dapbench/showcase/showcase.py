@@ -12,7 +12,7 @@ from dapbench.files import require_writable, whole, write_json
 from dapbench.showcase.film import choose_backend, film, gif
 
 FILM, PROPOSALS, MARGINALS, DESCRIPTION = "film.gif", "proposals.npz", "marginals.npz", "showcase.json"
-SECONDS, FPS, WIDTH, HEIGHT, SEED = 4.0, 10, 240, 180, 0  # of the film
+SECONDS, FPS, WIDTH, HEIGHT, SEED = 4.0, 10, 240, 180, 0  # the film's length, frames a second, pixels and start
 
 
 def showcase(config: Mapping[str, Any]) -> None:

@@ -74,7 +74,7 @@ def test_what_is_lacking_is_said(small):
     assert "Fewer than 40 epochs" in tables.alc40(found).sentence
     assert "no ALC@40" in tables.difference(found).sentence
     assert "at least two tasks" in figures.sample_efficiency(found).sentence
-    assert "nothing is said about speed" in study_tables.speed(found).sentence
+    assert "nothing is said about speed and memory" in study_tables.speed(found).sentence
     assert "no runs of ablations" in study_figures.ablation_bars(found).sentence
     assert "1 seed" in tables.final_return(found).note
 
