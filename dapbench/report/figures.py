@@ -1,5 +1,7 @@
 """Figures of returns: learning curves, aggregate efficiency, profiles, probability of improvement, intervals."""
 
+from functools import partial
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
@@ -115,10 +117,7 @@ def performance_profile(results: Results) -> tuple:
         pooled = np.concatenate([scores for own in strata.values() for scores in own])
         thresholds = np.linspace(min(0.0, float(pooled.min())), float(pooled.max()) * 1.02, 101)
         for method, own in strata.items():
-
-            def profile(s: statistics.Strata, thresholds: np.ndarray = thresholds) -> np.ndarray:
-                return statistics.performance_profile(s, thresholds)
-
+            profile = partial(statistics.performance_profile, thresholds=thresholds)
             estimate = statistics.interval(profile, own, repetitions=statistics.CURVE_REPETITIONS)
             draw(axis, thresholds, estimate, results, method)
         axis.set(title=METRICS[metric], xlabel="Normalized score τ", ylim=(-0.02, 1.02))

@@ -1,7 +1,7 @@
 """Tables, figures and films as items of the report: a title, a sentence computed from the data, and what is shown.
 
-A function that makes one is decorated with `table`, `figure` or `films`. It raises `Absent` where its data are not
-there; the item is then a `Skipped` one whose sentence says why. All of them show themselves in Jupyter.
+A function that makes one is decorated with `table`, `figure` or `films`, and raises `Absent` where its data are not
+there. All items show themselves in Jupyter.
 """
 
 import functools
@@ -93,10 +93,8 @@ class Table(Item):
     def markdown(self) -> str:
         """The table in GitHub's Markdown, its columns padded."""
         rows = [[str(name) for name in self.shown], *self.rows]
-        rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
-        lines.insert(1, "| " + " | ".join("-" * w for w in widths) + " |")
+        head, *body = padded([[cell.replace("|", "\\|") for cell in row] for row in rows])
+        lines = [f"| {' | '.join(row)} |" for row in (head, ["-" * len(cell) for cell in head], *body)]
         return "\n\n".join(filter(None, [f"**{self.title}.** {self.sentence}", "\n".join(lines), self.note])) + "\n"
 
     def latex(self) -> str:
@@ -189,30 +187,37 @@ class Films(Item):
         return [(*named, gif) for named, gif in zip(self.files().items(), self.contents(), strict=True)]
 
 
-def table(name: str, title: str) -> Callable[[Callable[[Results], tuple]], Callable[[Results], Item]]:
-    """Makes a `Table` from what a function returns: sentence, shown, values and optionally a note."""
-    return functools.partial(_item, Table, name, title)
+Make = Callable[[Results], tuple]
 
 
-def figure(name: str, title: str) -> Callable[[Callable[[Results], tuple]], Callable[[Results], Item]]:
-    """Makes a `Figure` from what a function returns: sentence and matplotlib figure."""
-    return functools.partial(_item, Figure, name, title)
+def item(kind: type[Item], name: str, title: str) -> Callable[[Make], Callable[[Results], Item]]:
+    """Decorates a function that returns what ``kind`` takes after its title, so that it returns the item.
+
+    Where the function raises `Absent`, the item is a `Skipped` one whose sentence says why.
+    """
+
+    def decorate(make: Make) -> Callable[[Results], Item]:
+        @functools.wraps(make)
+        def made(results: Results) -> Item:
+            try:
+                return kind(name, title, *make(results))
+            except Absent as reason:
+                return Skipped(name, title, str(reason))
+
+        return made
+
+    return decorate
 
 
-def films(name: str, title: str) -> Callable[[Callable[[Results], tuple]], Callable[[Results], Item]]:
-    """Makes `Films` from what a function returns: sentence and gifs."""
-    return functools.partial(_item, Films, name, title)
+table = functools.partial(item, Table)  # the function returns sentence, shown, values and optionally a note
+figure = functools.partial(item, Figure)  # sentence and figure
+films = functools.partial(item, Films)  # sentence and gifs
 
 
-def _item(kind: type[Item], name: str, title: str, make: Callable[[Results], tuple]) -> Callable[[Results], Item]:
-    @functools.wraps(make)
-    def made(results: Results) -> Item:
-        try:
-            return kind(name, title, *make(results))
-        except Absent as reason:
-            return Skipped(name, title, str(reason))
-
-    return made
+def padded(rows: list[list[str]]) -> list[list[str]]:
+    """Rows of text whose cells are as wide as their column's widest."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
 
 
 LATEX = {"\\": r"\textbackslash{}", "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "†": r"\textdagger{}", "≥": r"$\geq$"}
