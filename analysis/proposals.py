@@ -10,8 +10,8 @@
 
 # %% [markdown]
 # # The proposals of PPO-DAP's prior
-# Before and after guidance by Q, and beside the policy and the logs, from the first seed's checkpoints. Any profile's
-# results: set `DAPBENCH_PROFILE` (default `quick`) and, if they lie elsewhere, `DAPBENCH_RESULTS`.
+# Before and after guidance by Q, and beside the policy and the logs, from what `dapbench showcase` left of one run a
+# task. Any profile's results: set `DAPBENCH_PROFILE` (default `quick`) and, if they lie elsewhere, `DAPBENCH_RESULTS`.
 
 # %%
 from dapbench.report import proposal_items

@@ -18,6 +18,7 @@ COMMANDS = {
     "train": ("train one method on one task", "dapbench.tracking.recording:train"),
     "evaluate": ("evaluate a trained policy deterministically", "dapbench.runs.evaluation:evaluate_run"),
     "render": ("film a trained policy", "dapbench.showcase.film:render"),
+    "showcase": ("small files that show a trained policy and its prior", "dapbench.showcase.showcase:showcase"),
     "overhead": ("time and memory of methods relative to PPO", "dapbench.timing.overhead:overhead"),
     "throughput": (
         "steps per second beside the bare environments, SB3 and SBX",

@@ -8,16 +8,8 @@ from typing import Any
 
 from dapbench.errors import UserError
 from dapbench.files import write_text
-from dapbench.report import (
-    figures,
-    policies,
-    proposal_items,
-    settings_tables,
-    study_figures,
-    study_tables,
-    tables,
-)
-from dapbench.report.items import Item, Table
+from dapbench.report import figures, proposal_items, settings_tables, showcases, study_figures, study_tables, tables
+from dapbench.report.items import Item, Table, padded
 from dapbench.report.notebooks import export_notebooks
 from dapbench.report.page import page
 from dapbench.report.results import METRICS, Results, load_results
@@ -40,7 +32,7 @@ SECTIONS = {
         figures.performance_profile,
         figures.improvement,
     ],
-    "Films": [policies.policy_films],
+    "Films": [showcases.policy_films],
     "Cost": [study_tables.speed, study_tables.overhead, study_figures.time_parts, study_figures.memory],
     "Ablations": [study_tables.ablations, study_figures.ablation_bars],
     "Logs": [study_tables.logs, study_tables.priors, study_tables.log_qualities, study_figures.log_quality_curve],
@@ -97,10 +89,8 @@ def _plain(item: Item) -> list[str]:
     """A table in aligned columns, or the sentence in place of one."""
     if not isinstance(item, Table):
         return [f"  {item.sentence}"]
-    text = item.shown.map(lambda cell: str(cell).replace("**", ""))
-    rows = [list(map(str, text.columns)), *text.to_numpy().tolist()]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    rows = [list(map(str, item.shown)), *([cell.replace("**", "") for cell in row] for row in item.rows)]
+    return ["  " + "  ".join(row).rstrip() for row in padded(rows)]
 
 
 def _lacking(results: Results) -> list[str]:

@@ -1,6 +1,9 @@
 """Figures of returns: learning curves, aggregate efficiency, profiles, probability of improvement, intervals."""
 
+from functools import partial
+
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
 from dapbench.curves import ALC_EPOCHS
@@ -21,7 +24,7 @@ from dapbench.report.style import (
     seeds_text,
     spread,
 )
-from dapbench.report.tables import complete_tasks, metric_text, needs, normalised_strata
+from dapbench.report.tables import complete_tasks, metric_text, needs, normalized_strata
 
 NO_ESTIMATE = Estimate(np.array(np.nan), np.array(np.nan), np.array(np.nan))
 THOUSANDS = FuncFormatter(
@@ -36,15 +39,15 @@ def learning_curves(results: Results) -> tuple:
     drawing, axes = panels(len(results.tasks))
     shaded = False
     for axis, task in zip(axes, results.tasks, strict=True):
-        for method in results.methods:
-            curves = results.curve_array(task, method)
-            if not curves.size:
-                continue
-            steps = results.curve_array(task, method, "env_steps")[:, 0]
-            draw(axis, steps, statistics.sample_efficiency([curves], statistics.mean), results, method)
-            if len(steps) > ALC_EPOCHS and not shaded_already(axis):
-                axis.axvspan(0, steps[ALC_EPOCHS - 1], color="0.5", alpha=0.12, linewidth=0, gid="alc")
-                shaded = True
+        methods = [method for method in results.methods if results.curve_array(task, method).size]
+        steps = {method: results.curve_array(task, method, "env_steps")[:, 0] for method in methods}
+        longest = max(steps.values(), key=len)
+        if len(longest) > ALC_EPOCHS:
+            axis.axvspan(0, longest[ALC_EPOCHS - 1], color="0.5", alpha=0.12, linewidth=0)
+            shaded = True
+        for method in methods:
+            estimate = statistics.sample_efficiency([results.curve_array(task, method)], statistics.mean)
+            draw(axis, steps[method], estimate, results, method)
         axis.set(title=results.titles[task], xlabel="Environment steps")
         axis.xaxis.set_major_formatter(THOUSANDS)
         axis.margins(x=0)
@@ -59,11 +62,6 @@ def learning_curves(results: Results) -> tuple:
     return sentence, drawing
 
 
-def shaded_already(axis) -> bool:  # type: ignore[no-untyped-def]
-    """Whether the panel has its shade."""
-    return any(patch.get_gid() == "alc" for patch in axis.patches)
-
-
 def last_gain(results: Results, method: str) -> bool:
     """Whether a method's mean return of its last tenth is above that of the tenth before, on every task."""
     gains = []
@@ -74,7 +72,7 @@ def last_gain(results: Results, method: str) -> bool:
     return bool(gains) and all(gains)
 
 
-def draw(axis, x: np.ndarray, estimate: Estimate, results: Results, method: str) -> None:  # type: ignore[no-untyped-def]
+def draw(axis: Axes, x: np.ndarray, estimate: Estimate, results: Results, method: str) -> None:
     """A method's line and band."""
     style = {"color": palette(results)[method], "linestyle": lines(results)[method]}
     axis.plot(x, estimate.point, label=results.titles[method], linewidth=2 if method == SUBJECT else 1.4, **style)
@@ -83,7 +81,7 @@ def draw(axis, x: np.ndarray, estimate: Estimate, results: Results, method: str)
 
 @figure("sample_efficiency", "Aggregate sample efficiency")
 def sample_efficiency(results: Results) -> tuple:
-    """IQM of the normalised training return over tasks and seeds, by environment steps."""
+    """IQM of the normalized training return over tasks and seeds, by environment steps."""
     tasks = complete_tasks(results, "final_return")
     if len(tasks) < 2:
         raise Absent("An aggregate over tasks needs at least two tasks with runs of every method.")
@@ -92,12 +90,12 @@ def sample_efficiency(results: Results) -> tuple:
     for method in results.methods:
         curves = [results.curve_array(task, method) for task in tasks]
         epochs = min(map(len, curves))
-        normal = [statistics.normalised(c[:epochs], results.references[t]) for c, t in zip(curves, tasks, strict=True)]
+        normal = [statistics.normalized(c[:epochs], results.references[t]) for c, t in zip(curves, tasks, strict=True)]
         steps = results.curve_array(tasks[0], method, "env_steps")[:epochs, 0]
         estimate = statistics.sample_efficiency(normal)
         draw(axis, steps, estimate, results, method)
         halfway[method] = (float(estimate.point[epochs // 2 - 1]), steps[epochs // 2 - 1])
-    axis.set(xlabel="Environment steps", ylabel="IQM of the normalised return")
+    axis.set(xlabel="Environment steps", ylabel="IQM of the normalized return")
     axis.xaxis.set_major_formatter(THOUSANDS)
     axis.margins(x=0)
     legend_below(drawing, axis, 3)
@@ -115,17 +113,14 @@ def performance_profile(results: Results) -> tuple:
     drawing, axes = panels(len(metrics), 4.2, 3.2)
     for axis, metric in zip(axes, metrics, strict=True):
         tasks = complete_tasks(results, metric)
-        strata = {m: normalised_strata(results, metric, m, tasks) for m in results.methods}
+        strata = {m: normalized_strata(results, metric, m, tasks) for m in results.methods}
         pooled = np.concatenate([scores for own in strata.values() for scores in own])
         thresholds = np.linspace(min(0.0, float(pooled.min())), float(pooled.max()) * 1.02, 101)
         for method, own in strata.items():
-
-            def profile(s: statistics.Strata, thresholds: np.ndarray = thresholds) -> np.ndarray:
-                return statistics.performance_profile(s, thresholds)
-
+            profile = partial(statistics.performance_profile, thresholds=thresholds)
             estimate = statistics.interval(profile, own, repetitions=statistics.CURVE_REPETITIONS)
             draw(axis, thresholds, estimate, results, method)
-        axis.set(title=METRICS[metric], xlabel="Normalised score τ", ylim=(-0.02, 1.02))
+        axis.set(title=METRICS[metric], xlabel="Normalized score τ", ylim=(-0.02, 1.02))
         axis.margins(x=0)
     axes[0].set_ylabel("Share of runs above τ")
     legend_below(drawing, axes[0])

@@ -1,12 +1,10 @@
 """Tables, figures and films as items of the report: a title, a sentence computed from the data, and what is shown.
 
-A function that makes one is decorated with `table`, `figure` or `films`. It raises `Absent` where its data are not
-there; the item is then a `Skipped` one whose sentence says why. All of them show themselves in Jupyter.
+A function that makes one is decorated with `table`, `figure` or `films`, and raises `Absent` where its data are not
+there. All items show themselves in Jupyter.
 """
 
-import base64
 import functools
-import html
 import io
 import re
 from collections.abc import Callable
@@ -18,8 +16,9 @@ import matplotlib as mpl
 import matplotlib.figure
 import pandas as pd
 
-from dapbench.files import whole, write_text
+from dapbench.files import whole
 from dapbench.report.results import Results
+from dapbench.report.templates import data_url, render
 
 
 class Absent(Exception):
@@ -33,29 +32,34 @@ class Item:
     name: str
     title: str
     sentence: str
-
-    def body(self) -> str:
-        """The item's content as HTML."""
-        return ""
+    kind: ClassVar[str]  # chooses the part of item.html.j2 that shows the item
 
     def files(self) -> dict[str, str]:
-        """What links to the item's files say, and the files' places below the report."""
+        """The place of each of the item's files below the report, by what a link to it says."""
         return {}
 
-    def save(self, folder: Path) -> list[Path]:
-        """Writes the item's files under ``folder``."""
+    def contents(self) -> list[bytes]:
+        """What is in each of the files."""
         return []
+
+    def save(self, folder: Path) -> None:
+        """Writes the item's files under ``folder``."""
+        for place, content in zip(self.files().values(), self.contents(), strict=True):
+            with whole(folder / place) as temporary:
+                temporary.write_bytes(content)
 
     def __repr__(self) -> str:
         return f"{self.title}: {self.sentence}"
 
     def _repr_html_(self) -> str:
-        return f"<h3>{html.escape(self.title)}</h3><p>{html.escape(self.sentence)}</p>{self.body()}"
+        return render("item.html.j2", item=self)
 
 
 @dataclass(frozen=True, repr=False)
 class Skipped(Item):
     """An item without data."""
+
+    kind = "skipped"
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,31 +75,31 @@ class Table(Item):
     shown: pd.DataFrame
     values: pd.DataFrame
     note: str = ""
+    kind = "table"
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """The cells as text, row by row."""
+        return self.shown.astype(str).to_numpy().tolist()
 
     def files(self) -> dict[str, str]:
         """The table's csv, md and tex."""
         return {form: f"tables/{self.name}.{form}" for form in ("csv", "md", "tex")}
 
-    def save(self, folder: Path) -> list[Path]:
-        """Writes tables/<name>.csv, .md and .tex."""
-        contents = {"csv": self.values.to_csv(index=False), "md": self.markdown(), "tex": self.latex()}
-        paths = {form: folder / place for form, place in self.files().items()}
-        for form, path in paths.items():
-            write_text(path, contents[form])
-        return list(paths.values())
+    def contents(self) -> list[bytes]:
+        """The values as csv, and what is shown as md and tex."""
+        return [text.encode() for text in (self.values.to_csv(index=False), self.markdown(), self.latex())]
 
     def markdown(self) -> str:
         """The table in GitHub's Markdown, its columns padded."""
-        rows = [[str(name) for name in self.shown], *self.shown.astype(str).to_numpy().tolist()]
-        rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
-        lines.insert(1, "| " + " | ".join("-" * w for w in widths) + " |")
+        rows = [[str(name) for name in self.shown], *self.rows]
+        head, *body = padded([[cell.replace("|", "\\|") for cell in row] for row in rows])
+        lines = [f"| {' | '.join(row)} |" for row in (head, ["-" * len(cell) for cell in head], *body)]
         return "\n\n".join(filter(None, [f"**{self.title}.** {self.sentence}", "\n".join(lines), self.note])) + "\n"
 
     def latex(self) -> str:
         """The table as a LaTeX float; it needs the packages booktabs and graphicx."""
-        rows = [" & ".join(map(_latex, row)) + r" \\" for row in self.shown.astype(str).to_numpy().tolist()]
+        rows = [" & ".join(map(_latex, row)) + r" \\" for row in self.rows]
         lines = [
             r"\begin{table}",
             r"\centering",
@@ -113,11 +117,6 @@ class Table(Item):
         ]
         return "\n".join(lines) + "\n"
 
-    def body(self) -> str:
-        """The table as HTML."""
-        note = f'\n<p class="note">{html.escape(self.note)}</p>' if self.note else ""
-        return table_html(self.shown) + note
-
 
 @dataclass(frozen=True, repr=False)
 class Figure(Item):
@@ -125,6 +124,7 @@ class Figure(Item):
 
     figure: matplotlib.figure.Figure
     cache: dict[str, bytes] = field(default_factory=dict)
+    kind = "figure"
 
     # Without dates and version, and with ids drawn from a fixed salt, a figure's bytes depend on its data alone.
     METADATA: ClassVar[dict[str, dict[str, None]]] = {
@@ -146,19 +146,20 @@ class Figure(Item):
         """The figure's pdf, svg and png."""
         return {form: f"figures/{self.name}.{form}" for form in self.METADATA}
 
-    def save(self, folder: Path) -> list[Path]:
-        """Writes figures/<name>.pdf, .svg and .png."""
-        paths = {form: folder / place for form, place in self.files().items()}
-        for form, path in paths.items():
-            _write(path, self.rendered(form))
-        return list(paths.values())
+    def contents(self) -> list[bytes]:
+        """The figure in each form."""
+        return [self.rendered(form) for form in self.METADATA]
 
-    def body(self) -> str:
-        """The smaller of the svg and the png as an HTML image that needs no file."""
+    @property
+    def smallest(self) -> str:
+        """The smaller of the svg and the png, as an address that needs no file."""
         form, kind = min([("svg", "svg+xml"), ("png", "png")], key=lambda choice: len(self.rendered(choice[0])))
-        width = round(96 * self.figure.get_figwidth())  # its true size, whatever the format's resolution
-        image = f'<img alt="{html.escape(self.title)}" width="{width}" src="{_data(kind, self.rendered(form))}">'
-        return f'<div class="wide">{image}</div>'
+        return data_url(self.rendered(form), kind)
+
+    @property
+    def width(self) -> int:
+        """The figure's true width in pixels of the page, whatever the format's resolution."""
+        return round(96 * self.figure.get_figwidth())
 
 
 @dataclass(frozen=True, repr=False)
@@ -170,76 +171,53 @@ class Films(Item):
     """
 
     gifs: dict[tuple[str, str], bytes]
+    kind = "films"
 
     def files(self) -> dict[str, str]:
         """A gif under each caption."""
         return {caption: f"figures/{self.name}_{stem}.gif" for stem, caption in self.gifs}
 
-    def save(self, folder: Path) -> list[Path]:
-        """Writes figures/<name>_<stem>.gif."""
-        paths = [folder / place for place in self.files().values()]
-        for path, content in zip(paths, self.gifs.values(), strict=True):
-            _write(path, content)
-        return paths
+    def contents(self) -> list[bytes]:
+        """The gifs."""
+        return list(self.gifs.values())
 
-    def body(self) -> str:
-        """The films side by side as HTML that needs no file; each caption links to its gif."""
-        shown = (
-            f'<figure><img alt="Film: {html.escape(caption)}" src="{_data("gif", content)}">'
-            f'<figcaption><a href="{place}">{html.escape(caption)}</a></figcaption></figure>'
-            for (caption, place), content in zip(self.files().items(), self.gifs.values(), strict=True)
-        )
-        return f'<div class="films">{"".join(shown)}</div>'
+    @property
+    def captioned(self) -> list[tuple[str, str, bytes]]:
+        """Caption, place and content of each gif."""
+        return [(*named, gif) for named, gif in zip(self.files().items(), self.contents(), strict=True)]
 
 
-def table(name: str, title: str) -> Callable[[Callable[[Results], tuple]], Callable[[Results], Item]]:
-    """Makes a `Table` from what a function returns: sentence, shown, values and optionally a note."""
-    return functools.partial(_item, Table, name, title)
+Make = Callable[[Results], tuple]
 
 
-def figure(name: str, title: str) -> Callable[[Callable[[Results], tuple]], Callable[[Results], Item]]:
-    """Makes a `Figure` from what a function returns: sentence and matplotlib figure."""
-    return functools.partial(_item, Figure, name, title)
+def item(kind: type[Item], name: str, title: str) -> Callable[[Make], Callable[[Results], Item]]:
+    """Decorates a function that returns what ``kind`` takes after its title, so that it returns the item.
+
+    Where the function raises `Absent`, the item is a `Skipped` one whose sentence says why.
+    """
+
+    def decorate(make: Make) -> Callable[[Results], Item]:
+        @functools.wraps(make)
+        def made(results: Results) -> Item:
+            try:
+                return kind(name, title, *make(results))
+            except Absent as reason:
+                return Skipped(name, title, str(reason))
+
+        return made
+
+    return decorate
 
 
-def films(name: str, title: str) -> Callable[[Callable[[Results], tuple]], Callable[[Results], Item]]:
-    """Makes `Films` from what a function returns: sentence and gifs."""
-    return functools.partial(_item, Films, name, title)
+table = functools.partial(item, Table)  # the function returns sentence, shown, values and optionally a note
+figure = functools.partial(item, Figure)  # sentence and figure
+films = functools.partial(item, Films)  # sentence and gifs
 
 
-def _item(kind: type[Item], name: str, title: str, make: Callable[[Results], tuple]) -> Callable[[Results], Item]:
-    @functools.wraps(make)
-    def made(results: Results) -> Item:
-        try:
-            return kind(name, title, *make(results))
-        except Absent as reason:
-            return Skipped(name, title, str(reason))
-
-    return made
-
-
-def table_html(shown: pd.DataFrame) -> str:
-    """Cells of text as an HTML table in a box that scrolls sideways; ``**x**`` is bold, long text wraps."""
-    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in shown)
-    lines = []
-    for row in shown.astype(str).to_numpy():
-        cells = (f"<td{' class=long' if len(cell) > 40 else ''}>{_bold_html(cell)}</td>" for cell in row)
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    rows = "\n".join(lines)
-    return f'<div class="wide"><table>\n<tr>{head}</tr>\n{rows}\n</table></div>'
-
-
-def _write(path: Path, content: bytes) -> None:
-    with whole(path) as temporary:
-        temporary.write_bytes(content)
-
-
-def _data(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _bold_html(text: str) -> str:
-    return re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html.escape(text))
+def padded(rows: list[list[str]]) -> list[list[str]]:
+    """Rows of text whose cells are as wide as their column's widest."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
 
 
 LATEX = {"\\": r"\textbackslash{}", "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "†": r"\textdagger{}", "≥": r"$\geq$"}

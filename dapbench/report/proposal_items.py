@@ -1,93 +1,136 @@
-"""What guidance does to PPO-DAP's proposals: a table, maps of them, and the action's marginals."""
+"""What guidance does to PPO-DAP's proposals: a table, maps of them, and the actions' marginals, from showcases."""
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from scipy.stats import wasserstein_distance
 
 from dapbench.report.items import Absent, figure, table
-from dapbench.report.policies import lacking
-from dapbench.report.results import Results
+from dapbench.report.results import SUBJECT, Results, malformed
+from dapbench.report.showcases import gather, read_showcase
 from dapbench.report.style import PAGE_WIDTH, counted, listed, number
-from dapbench.showcase.proposals import (
-    LOGGED,
-    STATES,
-    WHOSE,
-    Guided,
-    distance,
-    embedding,
-    guided_proposals,
-    marginals,
-)
 
-Drawn = TypeVar("Drawn")
-RANK = "Rank: the share of a state's unguided proposals whose Q a guided one exceeds (0.5: guidance changes nothing)."
-NOTE = (
-    f"One run of each task: its first seed, at its end. Q and rank: {STATES} states that the policy visits. {RANK}"
-    " Q is the critic that guides, so it shows that guidance does its work and not that the actions are better."
-    f" Logs to: Wasserstein-1 distance of the marginals at {LOGGED:,} logged states, mean over action dimensions."
-)
-MAP_KEY = (
-    f"Dots: the proposals at {STATES} states that the first seed's policy visits, from the same noise before and after;"
-    " one map for both panels of a task: t-SNE of the actions alone (two dimensions are their own map, one stands"
-    " against the state); grey: the other panel's. Colour: Q less its mean over the state's unguided proposals, in"
-    f" their standard deviations. {RANK}"
-)
-MARGINALS_KEY = (
-    f"All four at the same {LOGGED:,} states of the logs, one action at each; a panel for each dimension, scaled to"
-    " [-1, 1], heights on a square-root scale. Prior (as the run tuned it), guidance and policy are those of the first"
-    " seed's run at its end."
-)
-WORDS = {"prior": "prior", "guided": "guided proposals", "policy": "policy"}
+WHOSE = {"logs": "logs", "prior": "prior", "guided": "guided proposals", "policy": "policy"}
 COLOURS = dict(zip(WHOSE, ("0.55", *sns.color_palette("colorblind")[:3]), strict=True))
 # Of middling lightness throughout, since the page inverts it in the dark; blue and orange, for the colour-blind.
 LOW_TO_HIGH = sns.blend_palette([sns.color_palette("colorblind")[0], "0.7", "#d55e00"], as_cmap=True)
 BINS = np.linspace(-1.0, 1.0, 26)
+RANK = "Rank: the share of a state's unguided proposals whose Q a guided one exceeds (0.5: guidance changes nothing)."
+TABLE_NOTE = (
+    f"One run of each task, at its end. Q and rank: {{states}} states that the policy visits. {RANK} Q is the critic"
+    " that guides, so it shows that guidance does its work and not that the actions are better."
+)
+DISTANCE_NOTE = (
+    " Logs to: Wasserstein-1 distance of the marginals at {logged:,} logged states, mean over action dimensions."
+)
+MAP_KEY = (
+    "Dots: the proposals at {states} states that the run's policy visits, from the same noise before and after; one map"
+    " for both panels of a task: t-SNE of the actions alone (two dimensions are their own map, one stands against the"
+    " state); grey: the other panel's. Colour: Q less its mean over the state's unguided proposals, in their standard"
+    f" deviations. {RANK}"
+)
+MARGINALS_KEY = (
+    "All four at the same {logged:,} states of the logs, one action at each; a panel for each dimension, scaled to"
+    " [-1, 1], heights on a square-root scale. Prior (as the run tuned it), guidance and policy are those of one run of"
+    " each task at its end."
+)
 
 
-def per_task(results: Results, compute: Callable[[Results, str], Drawn]) -> tuple[dict[str, Drawn], list[str]]:
-    """What ``compute`` gives for each task, and why it gives nothing for the others.
+@dataclass(frozen=True)
+class Guided:
+    """K proposals at each of M states, unguided (0) and guided (1), from the same noise.
+
+    Attributes:
+        actions: [2, M, K, A], in [-1, 1].
+        q: [2, M, K], their Q, in scaled reward.
+        embedding: [2, M, K, 2], their places in the plane.
+    """
+
+    actions: np.ndarray
+    q: np.ndarray
+    embedding: np.ndarray
+
+    def standardized_q(self) -> np.ndarray:
+        """Q less the mean of the state's unguided proposals, in their standard deviations [2, M, K]."""
+        unguided = self.q[:1]
+        return (self.q - unguided.mean(-1, keepdims=True)) / (unguided.std(-1, keepdims=True) + 1e-8)
+
+    def rank(self) -> float:
+        """The share of a state's unguided proposals whose Q a guided one exceeds, ties counting half; mean over all.
+
+        0.5 where guidance changes nothing, 1 where each guided proposal is above every unguided one of its state.
+        """
+        unguided, guided = self.q
+        return float(np.mean(np.sign(guided[:, :, None] - unguided[:, None, :]) / 2 + 0.5))
+
+
+def read_guided(results: Results, task: str) -> Guided:
+    """The proposals of PPO-DAP's showcase on a task.
 
     Raises:
-        Absent: it gives nothing for any.
+        Absent: there are none.
+        UserError: proposals.npz is malformed.
     """
-    found: dict[str, Drawn] = {}
-    reasons: list[str] = []
-    for task in results.tasks:
-        try:
-            found[task] = compute(results, task)
-        except Absent as reason:
-            reasons.append(str(reason))
-    if not found:
-        raise Absent(" ".join(dict.fromkeys(reasons)) or "No run ended.")
-    return found, reasons
+    showcase = read_showcase(results, task, SUBJECT)
+    arrays = showcase.arrays("proposals.npz", "proposals", {"actions": 4, "q": 3, "embedding": 4})
+    actions, q, embedding = arrays.values()
+    if len(q) != 2 or actions.shape[:3] != q.shape or embedding.shape != (*q.shape, 2):
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
+        raise malformed(showcase.folder / "proposals.npz", f"holds arrays that do not fit each other ({shapes})")
+    return Guided(actions, q.astype(float), embedding)
+
+
+def read_marginals(results: Results, task: str) -> dict[str, np.ndarray]:
+    """One action [N, A] in [-1, 1] of each of ``WHOSE`` at the same N states of the logs, from PPO-DAP's showcase.
+
+    Raises:
+        Absent: there are none.
+        UserError: marginals.npz is malformed.
+    """
+    showcase = read_showcase(results, task, SUBJECT)
+    arrays = showcase.arrays("marginals.npz", "marginals", dict.fromkeys(WHOSE, 2))
+    if len({array.shape for array in arrays.values()}) > 1:
+        raise malformed(showcase.folder / "marginals.npz", "holds arrays of different shapes")
+    return arrays
+
+
+def distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Wasserstein-1 distance of two samples [N, A], mean over the action's dimensions; 2 spans the action space."""
+    return float(np.mean([wasserstein_distance(x, y) for x, y in zip(first.T, second.T, strict=True)]))
+
+
+def distances(actions: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The distance of each other's actions to the logged ones."""
+    return {whose: distance(actions[whose], actions["logs"]) for whose in WHOSE if whose != "logs"}
 
 
 @table("proposals", "What guidance does to the proposals")
 def proposals(results: Results) -> tuple:
     """Mean Q before and after guidance, the guided proposals' rank, and distances of the marginals to the logs'."""
-    found, reasons = per_task(results, guided_proposals)
-    shown, values = [], []
+    found, lacking = gather(results.tasks, lambda task: read_guided(results, task))
+    shown, values, logged = [], [], 0
     for task, drawn in found.items():
         before, after = (float(q) for q in drawn.q.mean((1, 2)))
         row = {"Task": results.titles[task], "Mean Q before": number(before, 3), "Mean Q after": number(after, 3)}
         row["Rank after"] = number(drawn.rank(), 3)
         value: dict[str, object] = {"task": task, "mean_q_before": before, "mean_q_after": after, "rank": drawn.rank()}
         try:
-            own = marginals(results, task)
-            distances = {whose: distance(own[whose], own["logs"]) for whose in WHOSE[1:]}
+            marginals = read_marginals(results, task)
+            to_logs, logged = distances(marginals), max(logged, len(marginals["logs"]))
         except Absent:
-            distances = dict.fromkeys(WHOSE[1:], np.nan)
-        row |= {f"Logs to {whose}": number(d, 3) for whose, d in distances.items()}
+            to_logs = {whose: np.nan for whose in WHOSE if whose != "logs"}
+        row |= {f"Logs to {whose}": number(d, 3) for whose, d in to_logs.items()}
         shown.append(row)
-        values.append(value | {f"distance_{whose}": d for whose, d in distances.items()})
-    return f"{gains(found)}{lacking(reasons)}", pd.DataFrame(shown), pd.DataFrame(values), NOTE
+        values.append(value | {f"distance_{whose}": d for whose, d in to_logs.items()})
+    note = TABLE_NOTE.format(states=states(found)) + (DISTANCE_NOTE.format(logged=logged) if logged else "")
+    return f"{gains(found)}{lacking}", pd.DataFrame(shown), pd.DataFrame(values), note
 
 
-def gains(found: dict[str, Guided]) -> str:
+def gains(found: Mapping[str, Guided]) -> str:
     """On how many tasks guidance raises mean Q, and the range of the ranks."""
     raised = sum(bool(np.diff(drawn.q.mean((1, 2))) > 0) for drawn in found.values())
     ranks = sorted(drawn.rank() for drawn in found.values())
@@ -95,10 +138,15 @@ def gains(found: dict[str, Guided]) -> str:
     return f"Guidance raises the proposals' mean Q on {raised} of {counted(len(found), 'task')}; mean rank {span}."
 
 
+def states(found: Mapping[str, Guided]) -> int:
+    """At how many states there are proposals, on the task that has most."""
+    return max(drawn.q.shape[1] for drawn in found.values())
+
+
 @figure("proposal_map", "Proposals before and after guidance")
 def proposal_map(results: Results) -> tuple:
     """t-SNE of each task's proposals, unguided and guided, coloured by Q, with mean Q and rank beside it."""
-    found, reasons = per_task(results, guided_proposals)
+    found, lacking = gather(results.tasks, lambda task: read_guided(results, task))
     columns = min(2, len(found))
     rows = -(-len(found) // columns)
     drawing = Figure(figsize=(PAGE_WIDTH * columns / 2, 2.6 * rows + 0.3), layout="constrained")
@@ -106,13 +154,12 @@ def proposal_map(results: Results) -> tuple:
     for axis in grid.flatten()[2 * len(found) :]:
         axis.remove()
     for place, (task, drawn) in enumerate(found.items()):
-        placed = embedding(drawn.actions)
         for stage, when in enumerate(("before", "after")):
             axis = grid[place // columns, 2 * (place % columns) + stage]
-            axis.scatter(*placed[1 - stage].reshape(-1, 2).T, s=5, color="0.88", linewidth=0, rasterized=True)
+            axis.scatter(*drawn.embedding[1 - stage].reshape(-1, 2).T, s=5, color="0.88", linewidth=0, rasterized=True)
             dots = axis.scatter(
-                *placed[stage].reshape(-1, 2).T,
-                c=drawn.standardised_q()[stage].ravel(),
+                *drawn.embedding[stage].reshape(-1, 2).T,
+                c=drawn.standardized_q()[stage].ravel(),
                 s=9,
                 cmap=LOW_TO_HIGH,
                 vmin=-2,
@@ -126,14 +173,14 @@ def proposal_map(results: Results) -> tuple:
             for spine in axis.spines.values():
                 spine.set(visible=True, color="0.8")
     bar = drawing.colorbar(dots, ax=grid, shrink=1 / rows, pad=0.01, aspect=25, extend="both")
-    bar.set_label("Q in the state, standardised")
-    return f"{gains(found)} {MAP_KEY}{lacking(reasons)}", drawing
+    bar.set_label("Q in the state, standardized")
+    return f"{gains(found)} {MAP_KEY.format(states=states(found))}{lacking}", drawing
 
 
 @figure("marginals", "Actions of the prior, the guided proposals, the policy and the logs")
 def action_marginals(results: Results) -> tuple:
     """The marginal distribution of each action dimension at the logs' states, a row of panels for each task."""
-    found, reasons = per_task(results, marginals)
+    found, lacking = gather(results.tasks, lambda task: read_marginals(results, task))
     sizes = {task: own["logs"].shape[1] for task, own in found.items()}
     columns = min(9, max(sizes.values()))
     rows = [(task, range(i, min(i + columns, size))) for task, size in sizes.items() for i in range(0, size, columns)]
@@ -158,7 +205,8 @@ def action_marginals(results: Results) -> tuple:
             sns.despine(ax=axis, left=True)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     drawing.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-    means = {whose: np.mean([distance(own[whose], own["logs"]) for own in found.values()]) for whose in WHOSE[1:]}
-    parts = listed(f"{number(float(mean), 3)} for the {WORDS[whose]}" for whose, mean in means.items())
-    sentence = f"Mean Wasserstein-1 distance to the logged actions, over dimensions and tasks: {parts}. {MARGINALS_KEY}"
-    return f"{sentence}{lacking(reasons)}", drawing
+    means = pd.DataFrame([distances(own) for own in found.values()]).mean()
+    parts = listed(f"{number(mean, 3)} for the {WHOSE[str(whose)]}" for whose, mean in means.items())
+    logged = max(len(own["logs"]) for own in found.values())
+    sentence = f"Mean Wasserstein-1 distance to the logged actions, over dimensions and tasks: {parts}."
+    return f"{sentence} {MARGINALS_KEY.format(logged=logged)}{lacking}", drawing

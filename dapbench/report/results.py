@@ -3,11 +3,11 @@
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property, wraps
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from dapbench.profiles import Cell, cells
 from dapbench.report.statistics import Reference, reference_scores
 
 KEY = ["task", "method", "seed"]
-BASELINE, SUBJECT = "ppo", "ppo_dap"  # the comparison that the study is about
+BASELINE, SUBJECT = "ppo", "ppo_dap"  # the two methods that the study compares
 METRICS = {"alc40": "ALC@40", "final_return": "Final return", "eval_return": "Evaluation return"}
 CURVE_COLUMNS = ["epoch", "env_steps", "return_mean", "return_std", "episodes"]
 SUMMARY_KEYS = [*KEY, "env_steps", "epochs", *METRICS, "config"]
@@ -41,7 +41,6 @@ class Results:
         configs: the resolved configuration of one run of each (task, method).
         machines: the distinct machines and versions that runs were made with, as timing.json has them.
         overhead: the rows of every overhead.json: task, method, repeat and what was measured.
-        computed: what several items share, see :func:`once`.
     """
 
     profile: Mapping[str, Any]
@@ -55,7 +54,6 @@ class Results:
     configs: dict[tuple[str, str], dict[str, Any]]
     machines: list[dict[str, Any]]
     overhead: pd.DataFrame
-    computed: dict[tuple[str, ...], Any] = field(default_factory=dict)
 
     @property
     def tasks(self) -> list[str]:
@@ -94,12 +92,6 @@ class Results:
         chosen = self.summaries[(self.summaries.task == task) & (self.summaries.method == method)]
         return chosen.sort_values("seed")[metric].dropna().to_numpy(float)
 
-    def first_run(self, task: str, method: str) -> Path | None:
-        """The run directory of the first of the profile's seeds that ended."""
-        ended = self.summaries[(self.summaries.task == task) & (self.summaries.method == method)]
-        seeds = [seed for seed in self.profile["seeds"] if seed in set(ended.seed)]
-        return self.folder / "runs" / task / method / str(seeds[0]) if seeds else None
-
     def curve_array(self, task: str, method: str, column: str = "return_mean") -> np.ndarray:
         """A column of the filled curves, shape (epochs, runs), up to the shortest run."""
         chosen = self.curves[(self.curves.task == task) & (self.curves.method == method)]
@@ -125,35 +117,30 @@ class Results:
         return chosen
 
 
-def once(compute: Callable[..., Any]) -> Callable[..., Any]:
-    """Computes ``compute(results, task, ...)`` once for all items that ask for it."""
-
-    @wraps(compute)
-    def computed(results: Results, *names: str) -> Any:
-        key = (compute.__name__, *names)
-        if key not in results.computed:
-            results.computed[key] = compute(results, *names)
-        return results.computed[key]
-
-    return computed
-
-
-def compose_profile(name: str) -> dict[str, Any]:
-    """conf/profile/<name>.yaml as a plain dict, for notebooks; the commands have composed theirs already.
+def compose_profile(name: str, params: str | Path | None = None) -> dict[str, Any]:
+    """The profile ``name`` as a plain dict: that of the file ``params`` where one is given, else composed from conf/.
 
     Raises:
-        UserError: there is no such profile.
+        UserError: there is no such profile, or the file is missing, malformed or of another profile.
     """
+    if params is not None:
+        try:
+            profile = yaml.safe_load(Path(params).read_text(encoding="utf-8"))["profile"]
+            found = profile["name"]
+        except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"params={params} holds no profile ({reason}); dapbench repro composes it") from error
+        if found != name:
+            raise UserError(f"params={params} is of profile {found}; compose it anew for profile={name}")
+        return profile
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
     if name not in choices("profile"):
         raise UserError(f"unknown profile '{name}'; choose one of {', '.join(choices('profile'))}")
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("train", overrides=[f"profile={name}"])
-    profile = OmegaConf.to_container(composed.profile, resolve=True)
-    assert isinstance(profile, dict)
-    return {str(key): value for key, value in profile.items()}
+        composed = compose(overrides=[f"+profile={name}"])
+    return cast(dict[str, Any], OmegaConf.to_container(composed.profile, resolve=True))
 
 
 def open_results() -> Results:
@@ -163,7 +150,7 @@ def open_results() -> Results:
     """
     root = os.environ.get("DAPBENCH_RESULTS", CONF.parent / "results")
     name = os.environ.get("DAPBENCH_PROFILE", "quick")
-    profile = _json(Path(name), ["name"]) if name.endswith(".json") else compose_profile(name)
+    profile = read_json(Path(name), ["name"]) if name.endswith(".json") else compose_profile(name)
     return load_results(Path(root), profile)
 
 
@@ -187,18 +174,18 @@ def load_results(results_dir: Path, profile: Mapping[str, Any]) -> Results:
         key: dict[str, Any] = {"task": cell.task, "method": cell.method, "seed": cell.seed, "group": cell.group}
         if not (run / "summary.json").exists():
             if (run / "failure.json").exists():
-                rows["failures"].append({**_json(run / "failure.json", [*KEY, "message"]), **key})
+                rows["failures"].append({**read_json(run / "failure.json", [*KEY, "message"]), **key})
             else:
                 rows["missing"].append(key)
         else:
-            summary = _json(run / "summary.json", SUMMARY_KEYS)
+            summary = read_json(run / "summary.json", SUMMARY_KEYS)
             _same_run(run / "summary.json", summary, cell)
             curve = _curve(run / "curve.csv")
             configs.setdefault((cell.task, cell.method), summary["config"])
             rows["summaries"].append({**_flat(summary), **key})
             curves.append(curve.assign(**{name: key[name] for name in KEY}))
             if (run / "timing.json").exists():
-                timing = _json(run / "timing.json", TIMING_KEYS)
+                timing = read_json(run / "timing.json", TIMING_KEYS)
                 rows["timings"].append({**{name: timing[name] for name in TIMING_KEYS}, **key})
                 rows["seconds"] += [
                     {**key, "part": part, "seconds": s} for part, s in timing.get("seconds", {}).items()
@@ -208,7 +195,7 @@ def load_results(results_dir: Path, profile: Mapping[str, Any]) -> Results:
     overhead = [
         {"device": "cpu"} | row
         for path in sorted(folder.glob("overhead/*/overhead.json"))
-        for row in _json(path, ["task", "runs"])["runs"]
+        for row in read_json(path, ["task", "runs"])["runs"]
     ]
     return Results(
         profile,
@@ -248,14 +235,19 @@ def _flat(summary: dict[str, Any]) -> dict[str, Any]:
     return row | {name: np.nan if row[name] is None else float(row[name]) for name in METRICS}
 
 
-def _json(path: Path, keys: list[str]) -> dict[str, Any]:
+def read_json(path: Path, keys: list[str]) -> dict[str, Any]:
+    """The object in a JSON file of a cell.
+
+    Raises:
+        UserError: it is unreadable or lacks one of ``keys``.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise _malformed(path, f"is not readable JSON ({error})") from error
+        raise malformed(path, f"is not readable JSON ({error})") from error
     lacking = [key for key in keys if not isinstance(value, dict) or key not in value]
     if lacking:
-        raise _malformed(path, f"lacks {', '.join(lacking)}")
+        raise malformed(path, f"lacks {', '.join(lacking)}")
     return value
 
 
@@ -263,24 +255,25 @@ def _curve(path: Path) -> pd.DataFrame:
     try:
         curve = pd.read_csv(path)
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
-        raise _malformed(path, f"is not a readable table ({error})".replace("\n", " ")) from error
+        raise malformed(path, f"is not a readable table ({error})".replace("\n", " ")) from error
     lacking = [name for name in CURVE_COLUMNS if name not in curve]
     if lacking:
-        raise _malformed(path, f"lacks the columns {', '.join(lacking)}")
+        raise malformed(path, f"lacks the columns {', '.join(lacking)}")
     words = [str(name) for name in curve if not pd.api.types.is_numeric_dtype(curve[name])]
     if words:
-        raise _malformed(path, f"holds something that is not a number in {', '.join(words)}")
+        raise malformed(path, f"holds something that is not a number in {', '.join(words)}")
     return curve
 
 
 def _same_run(path: Path, summary: dict[str, Any], cell: Cell) -> None:
     found = [summary[name] for name in KEY]
     if found != [cell.task, cell.method, cell.seed]:
-        raise _malformed(path, f"is of another run ({' '.join(map(str, found))})")
+        raise malformed(path, f"is of another run ({' '.join(map(str, found))})")
     wrong = [name for name in METRICS if not isinstance(summary[name], int | float | None)]
     if wrong:
-        raise _malformed(path, f"holds something that is not a number in {', '.join(wrong)}")
+        raise malformed(path, f"holds something that is not a number in {', '.join(wrong)}")
 
 
-def _malformed(path: Path, what: str) -> UserError:
+def malformed(path: Path, what: str) -> UserError:
+    """The error for a file that a cell left in a bad state; ``what`` is wrong with it."""
     return UserError(f"{path} {what}; run this cell again (delete its directory, then dapbench repro)")

@@ -156,20 +156,11 @@ def unpaired_difference(first: np.ndarray, second: np.ndarray, repetitions: int 
     return interval(difference_of_means, [first], [second], repetitions=repetitions)
 
 
-def paired_difference(first: np.ndarray, second: np.ndarray, repetitions: int = REPETITIONS) -> Estimate:
-    """Mean difference of measurements made in pairs, such as interleaved timings ([E], chapter 8: one-sample).
-
-    Args:
-        first, second: measurements of shape (pairs,).
-    """
-    return interval(mean, [first - second], repetitions=repetitions)
-
-
 # ------------------------------------------------------------------------------------------------------------ curves
 
 
 def sample_efficiency(curves: Strata, statistic: Statistic = iqm, repetitions: int = CURVE_REPETITIONS) -> Estimate:
-    """A statistic of normalised scores at each epoch ([A], section 4.3: sample-efficiency curves).
+    """A statistic of normalized scores at each epoch ([A], section 4.3: sample-efficiency curves).
 
     Args:
         curves: for each task an array of shape (epochs, runs).
@@ -180,7 +171,7 @@ def sample_efficiency(curves: Strata, statistic: Statistic = iqm, repetitions: i
     return interval(statistic, curves, repetitions=repetitions)
 
 
-# ------------------------------------------------------------------------------------------------ normalised scores
+# ------------------------------------------------------------------------------------------------ normalized scores
 
 
 class Reference(NamedTuple):
@@ -197,6 +188,6 @@ def reference_scores() -> dict[str, Reference]:
     return {task: Reference(*(entry[name] for name in Reference._fields)) for task, entry in entries.items()}
 
 
-def normalised(score: np.ndarray, reference: Reference) -> np.ndarray:
+def normalized(score: np.ndarray, reference: Reference) -> np.ndarray:
     """0 for a random policy's return, 1 for an expert's ([F], section 5)."""
     return (score - reference.random) / (reference.expert - reference.random)

@@ -9,9 +9,17 @@ from dapbench.report import statistics
 from dapbench.report.items import Absent, figure
 from dapbench.report.results import BASELINE, METRICS, SUBJECT, Results
 from dapbench.report.statistics import Estimate
-from dapbench.report.study_tables import MIB, SHARED_LIBRARIES, primary, quality_frame, timing_strata, variants
+from dapbench.report.study_tables import (
+    MIB,
+    SHARED_LIBRARIES,
+    primary,
+    quality_frame,
+    timed_methods,
+    timing_strata,
+    variants,
+)
 from dapbench.report.style import counted, digits, dots, listed, number, palette, panels, spread
-from dapbench.report.tables import metric_text, needs, normalised_strata
+from dapbench.report.tables import metric_text, needs, normalized_strata
 
 BOUND_TERMS = {
     "bound_surrogate": "surrogate advantage",
@@ -59,12 +67,8 @@ def time_parts(results: Results) -> tuple:
 @figure("memory", "Peak memory")
 def memory(results: Results) -> tuple:
     """Peak memory of a run's process (of the GPU where one was used), mean over tasks and seeds."""
-    timed = results.timings[results.timings.group == "main"]
-    if timed.empty:
-        raise Absent("No run left a timing.json, so nothing is said about memory.")
-    methods = [m for m in results.methods if m in set(timed.method)]
     rows = []
-    for method in methods:
+    for method in timed_methods(results):
         strata = [s / MIB for s in timing_strata(results, "peak_memory_bytes", method, results.tasks) if len(s)]
         rows.append((results.titles[method], statistics.interval(statistics.mean, strata), palette(results)[method]))
     drawing, (axis,) = panels(1, 5.2, 1.1 + 0.3 * len(rows))
@@ -77,7 +81,7 @@ def memory(results: Results) -> tuple:
 
 @figure("ablation_bars", "Ablations: change from PPO-DAP")
 def ablation_bars(results: Results) -> tuple:
-    """Each variant's normalised difference from PPO-DAP, averaged over the tasks that it ran on."""
+    """Each variant's normalized difference from PPO-DAP, averaged over the tasks that it ran on."""
     metric, names = primary(results), variants(results, quality=False)
     needs(results, metric, SUBJECT)
     rows: list[tuple[str, Estimate, object]] = []
@@ -85,7 +89,7 @@ def ablation_bars(results: Results) -> tuple:
         pairs = [SUBJECT, method]
         tasks = [t for t in results.references if all(len(results.scores(metric, t, m)) for m in pairs)]
         if tasks:
-            full, ours = (normalised_strata(results, metric, m, tasks) for m in pairs)
+            full, ours = (normalized_strata(results, metric, m, tasks) for m in pairs)
             change = statistics.interval(statistics.difference_of_means, ours, full)
             rows.append((f"{results.titles[method]} ({counted(len(tasks), 'task')})", change, "0.35"))
     if not rows:
@@ -94,7 +98,7 @@ def ablation_bars(results: Results) -> tuple:
     for place, (_, change, colour) in enumerate(rows):
         axis.barh(place, change.point, color=colour, alpha=0.35, height=0.6)
     dots(axis, rows, reference=0.0)
-    axis.set_xlabel(f"Difference of normalised {metric_text(metric)} from {results.titles[SUBJECT]}")
+    axis.set_xlabel(f"Difference of normalized {metric_text(metric)} from {results.titles[SUBJECT]}")
     worst = min(rows, key=lambda row: float(row[1].point))
     return f"The lowest is {worst[0]}: {spread(worst[1], 3)}.", drawing
 

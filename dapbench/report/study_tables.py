@@ -1,6 +1,5 @@
 """Tables around the returns: speed, overhead, ablations, log qualities, logs and priors."""
 
-import json
 from typing import Any
 
 import numpy as np
@@ -8,10 +7,10 @@ import pandas as pd
 
 from dapbench.report import statistics
 from dapbench.report.items import Absent, table
-from dapbench.report.results import BASELINE, METRICS, SUBJECT, TIMING_KEYS, Results
+from dapbench.report.results import BASELINE, METRICS, SUBJECT, TIMING_KEYS, Results, read_json
 from dapbench.report.settings_tables import changes
 from dapbench.report.style import INTERVAL, counted, digits, listed, logs_text, number, provenance, spread
-from dapbench.report.tables import metric_text, needs, normalised_strata, numbers, verdict
+from dapbench.report.tables import metric_text, needs, normalized_strata, numbers, verdict
 
 MIB = 2**20
 # Said wherever the memory of the runs themselves stands.
@@ -32,13 +31,22 @@ def timing_strata(results: Results, column: str, method: str, tasks: list[str]) 
     return [frame.loc[frame.task == task, column].to_numpy(float) for task in tasks]
 
 
+def timed_methods(results: Results) -> list[str]:
+    """The profile's methods whose runs left a timing.json.
+
+    Raises:
+        Absent: none did.
+    """
+    timed = set(results.timings.loc[results.timings.group == "main", "method"])
+    if not timed:
+        raise Absent("No run left a timing.json, so nothing is said about speed and memory.")
+    return [method for method in results.methods if method in timed]
+
+
 @table("speed", "Speed and memory of the runs")
 def speed(results: Results) -> tuple:
     """Environment steps per second and peak memory per method, and both relative to PPO."""
-    timed = results.timings[results.timings.group == "main"]
-    if timed.empty:
-        raise Absent("No run left a timing.json, so nothing is said about speed.")
-    methods = [m for m in results.methods if m in set(timed.method)]
+    methods, timed = timed_methods(results), results.timings[results.timings.group == "main"]
     tasks = [t for t in results.tasks if all(((timed.task == t) & (timed.method == m)).any() for m in methods)]
     shown, values, ratios = [], [], {}
     for method in methods:
@@ -66,11 +74,11 @@ def speed(results: Results) -> tuple:
     if (SUBJECT, "Time per step × PPO") in ratios:
         sentence = f"{results.titles[SUBJECT]} takes {ratios[SUBJECT, 'Time per step × PPO']} times PPO's time per"
         sentence += f" environment step and {ratios[SUBJECT, 'Memory × PPO']} times its peak memory."
-    note = "Under each task: environment steps per second of training, after compilation, as measured in the runs"
-    note += (
+    note = (
+        "Under each task: environment steps per second of training, after compilation, as measured in the runs"
         " themselves, which may have shared the machine with others; pretraining and logs are not in it. Ratios: mean"
+        f" over tasks [{INTERVAL}]. {SHARED_LIBRARIES}"
     )
-    note += f" over tasks [{INTERVAL}]. {SHARED_LIBRARIES}"
     return sentence, pd.DataFrame(shown), pd.DataFrame(values), note
 
 
@@ -120,7 +128,7 @@ def variants(results: Results, quality: bool) -> list[str]:
 
 @table("ablations", "Ablations of PPO-DAP")
 def ablations(results: Results) -> tuple:
-    """Each variant's primary metric beside PPO-DAP's, and its normalised difference from it."""
+    """Each variant's primary metric beside PPO-DAP's, and its normalized difference from it."""
     metric, names = primary(results), variants(results, quality=False)
     needs(results, metric, SUBJECT)
     if not names:
@@ -130,7 +138,7 @@ def ablations(results: Results) -> tuple:
         raise Absent("No task has runs of PPO-DAP and of every ablation.")
     shown, values, verdicts = [], [], []
     normal = {
-        m: normalised_strata(results, metric, m, [t for t in tasks if t in results.references])
+        m: normalized_strata(results, metric, m, [t for t in tasks if t in results.references])
         for m in [SUBJECT, *names]
     }
     for method in [SUBJECT, *names]:
@@ -142,8 +150,8 @@ def ablations(results: Results) -> tuple:
             values.append({"task": task, "method": method, "metric": metric, **numbers(estimate)})
         if normal[SUBJECT]:
             change = statistics.interval(statistics.difference_of_means, normal[method], normal[SUBJECT])
-            row["Normalised difference"] = "0" if method == SUBJECT else spread(change, 3)
-            values.append({"task": "normalised difference", "method": method, "metric": metric, **numbers(change)})
+            row["Normalized difference"] = "0" if method == SUBJECT else spread(change, 3)
+            values.append({"task": "normalized difference", "method": method, "metric": metric, **numbers(change)})
             verdicts += [] if method == SUBJECT else [verdict(change)]
         shown.append(row)
     parts = [f"{verdicts.count(kind)} {kind}" for kind in ("below", "above", "not distinguishable")]
@@ -232,7 +240,7 @@ def priors(results: Results) -> tuple:
     shown, values = [], []
     for path in sorted((results.folder / "priors").glob("*/*/*/quality.json")):
         task, quality, kind = path.parts[-4:-1]
-        measured = json.loads(path.read_text(encoding="utf-8"))
+        measured = read_json(path, ["prior", "gaussian"])
         row: dict[str, Any] = {"Task": results.titles.get(task, task), "Logs": quality, "Prior": kind}
         for key, label in (("energy_score", "Energy score"), ("energy_distance", "Energy distance")):
             for of, whose in (("prior", ""), ("gaussian", ", Gaussian")):

@@ -86,13 +86,13 @@ def spread(estimate: Estimate, decimals: int | None = None) -> str:
 
 
 def listed(words: Iterable[str]) -> str:
-    """a, b and c."""
+    """Words as they stand in a sentence: "a, b and c"."""
     *first, last = list(words) or ["none"]
     return f"{', '.join(first)} and {last}" if first else last
 
 
 def counted(count: int, thing: str) -> str:
-    """1 run, 2 runs."""
+    """A number of things as it stands in a sentence: "1 run", "2 runs"."""
     return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
@@ -127,5 +127,5 @@ def logs_text(results: Results) -> str:
 
 
 def provenance(results: Results, methods: Iterable[str] | None = None) -> str:
-    """The line under every table of returns."""
+    """What every table of returns says below it: how many seeds, and what the logs cost."""
     return f"Runs per cell: {seeds_text(results, methods)}. {logs_text(results)}"

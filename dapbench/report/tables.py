@@ -86,7 +86,7 @@ def verdict(difference: Estimate) -> str:
 
 
 def numbers(estimate: Estimate) -> dict[str, float]:
-    """An estimate as columns."""
+    """An estimate and its bounds as columns of a table."""
     return {"estimate": float(estimate.point), "low": float(estimate.low), "high": float(estimate.high)}
 
 
@@ -126,7 +126,8 @@ def difference(results: Results) -> tuple:
     subject, baseline = results.titles[SUBJECT], results.titles[BASELINE]
     shown: list[dict[str, str]] = []
     values: list[dict[str, object]] = []
-    for task, estimate in differences(results, "alc40").items():
+    per_task = differences(results, "alc40")
+    for task, estimate in per_task.items():
         means = {m: results.scores("alc40", task, m) for m in (BASELINE, SUBJECT)}
         decimals = digits(float(s.mean()) for s in means.values())
         row = {"Task": results.titles[task]}
@@ -139,17 +140,15 @@ def difference(results: Results) -> tuple:
         values.append({"task": task, **numbers(estimate), **counts, "verdict": verdict(estimate)})
     if not shown:
         raise Absent(f"No task has runs of both {subject} and {baseline}.")
-    tasks = [task for task in differences(results, "alc40") if task in results.references]
+    tasks = [task for task in per_task if task in results.references]
     if len(tasks) > 1:
-        pair = [normalised_strata(results, "alc40", m, tasks) for m in (SUBJECT, BASELINE)]
+        pair = [normalized_strata(results, "alc40", m, tasks) for m in (SUBJECT, BASELINE)]
         overall = statistics.interval(statistics.difference_of_means, *pair)
         ends = [spread(statistics.interval(statistics.mean, s)) for s in (pair[1], pair[0])]
-        shown.append(dict(zip(shown[0], ["Normalised mean", *ends, spread(overall), verdict(overall)], strict=True)))
-        values.append({"task": "normalised mean", **numbers(overall), "verdict": verdict(overall)})
-    than = f"{baseline}'s"
-    verdicts = [verdict(estimate) for estimate in differences(results, "alc40").values()]
-    sentence = f"{subject}'s ALC@40 is {verdict_text(verdicts, than)}"
-    sentence += f" ({seeds_text(results, [SUBJECT, BASELINE])})."
+        shown.append(dict(zip(shown[0], ["Normalized mean", *ends, spread(overall), verdict(overall)], strict=True)))
+        values.append({"task": "normalized mean", **numbers(overall), "verdict": verdict(overall)})
+    verdicts = verdict_text([verdict(estimate) for estimate in per_task.values()], f"{baseline}'s")
+    sentence = f"{subject}'s ALC@40 is {verdicts} ({seeds_text(results, [SUBJECT, BASELINE])})."
     return sentence, pd.DataFrame(shown), pd.DataFrame(values), provenance(results, [SUBJECT, BASELINE])
 
 
@@ -190,9 +189,9 @@ def wins(results: Results) -> tuple:
 RESULTS = {"Wins": "win", "Ties": "tie", "Losses": "loss"}
 
 
-def normalised_strata(results: Results, metric: str, method: str, tasks: list[str]) -> list[np.ndarray]:
-    """A method's normalised scores by task."""
-    return [statistics.normalised(results.scores(metric, task, method), results.references[task]) for task in tasks]
+def normalized_strata(results: Results, metric: str, method: str, tasks: list[str]) -> list[np.ndarray]:
+    """A method's normalized scores by task."""
+    return [statistics.normalized(results.scores(metric, task, method), results.references[task]) for task in tasks]
 
 
 def complete_tasks(results: Results, metric: str) -> list[str]:
@@ -216,10 +215,10 @@ def reference_text(results: Results, tasks: list[str]) -> str:
     parts = [
         f"{s} on {listed(results.titles[t] for t in tasks if sources[t] == s)}" for s in sorted({*sources.values()})
     ]
-    return f"Normalised by the references of {listed(parts)}."
+    return f"Normalized by the references of {listed(parts)}."
 
 
-@table("aggregates", "Aggregate normalised scores")
+@table("aggregates", "Aggregate normalized scores")
 def aggregates(results: Results) -> tuple:
     """IQM, median, mean and optimality gap over tasks and seeds, per method."""
     needs(results, "final_return")
@@ -228,7 +227,7 @@ def aggregates(results: Results) -> tuple:
         tasks = complete_tasks(results, metric)
         used += [task for task in tasks if task not in used]
         for method in results.methods if tasks else []:
-            strata = normalised_strata(results, metric, method, tasks)
+            strata = normalized_strata(results, metric, method, tasks)
             estimates = {name: statistics.interval(how, strata) for name, how in AGGREGATES.items()}
             shown.append({"Metric": title, "Method": results.titles[method]})
             shown[-1] |= {name: spread(estimate, 3) for name, estimate in estimates.items()}

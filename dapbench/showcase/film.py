@@ -18,13 +18,13 @@ from dapbench.files import whole
 from dapbench.rl.environments import env_seeds, make_env, to_env_actions
 from dapbench.settings import check_number
 
-if TYPE_CHECKING:  # whatever imports MuJoCo waits for choose_backend
+if TYPE_CHECKING:  # a module that imports MuJoCo is imported after choose_backend
     from dapbench.ppo import PPO
 
-BACKENDS = ("egl", "osmesa")  # of MuJoCo, that need no screen
+BACKENDS = ("egl", "osmesa")  # those of MuJoCo's that need no screen
 PROBE = "import mujoco; mujoco.GLContext(16, 16).make_current()"
-FILM_STREAM = 2  # of seeds, beside training (0), evaluation (1) and recording logs (from 3 on)
-COLOURS = 64  # of a gif: 128 look no better here and take a quarter more
+FILM_STREAM = 2  # the other streams of a seed: training 0, evaluation 1, recording logs from 3 on
+COLOURS = 64  # a gif of 128 looks no better here and is a quarter larger
 RANGES = {"seconds": (0.1, 600.0), "fps": (1, 50), "width": (16, 2000), "height": (16, 2000), "seed": (0, 2**31 - 1)}
 
 

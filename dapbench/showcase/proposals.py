@@ -1,134 +1,112 @@
-"""A finished run's proposals before and after guidance, and its action marginals beside its logs'.
+"""A finished run's proposals before and after guidance, and its actions beside those of its logs.
 
-All of it is computed from the first seed's model.ckpt: the prior there is the run's own at its end, as tuned, and Q the
-critic that guided it. Draws are seeded, on one thread.
+The prior and Q are those of the checkpoint: the prior as the run tuned it, and the critic that guided it last. Draws
+are seeded; on one thread they are the same each time.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
-from scipy.stats import wasserstein_distance
+import torch
+from torch import Tensor
 
-from dapbench.errors import UserError
-from dapbench.report.items import Absent
-from dapbench.report.policies import first_policy
-from dapbench.report.results import SUBJECT, Results, once
-
-if TYPE_CHECKING:
-    import torch
-
-    from dapbench.ppo_dap import PPODAP
+from dapbench.datasets.episodes import load_transitions
+from dapbench.ppo_dap import PPODAP
+from dapbench.prior.base import Guidance
+from dapbench.rl.environments import env_seeds, make_envs, to_policy_actions
+from dapbench.rl.rollout import Collector
 
 SEED = 0
-ENVS, STEPS, STREAM = 4, 500, 2  # of the rollout; streams 0 and 1 of a seed train and evaluate, from 3 on logs are made
-STATES = 24  # that get proposals
-LOGGED = 1000  # states of the logs behind the marginals
-WHOSE = ("logs", "prior", "guided", "policy")
+# The rollout; streams 0 and 1 of a seed are those of training and evaluation, from 3 on those of recording logs.
+ENVS, STEPS, STREAM = 4, 500, 2
+STATES = 24  # visited states with proposals
+LOGGED_STATES = 1000  # states of the logs with an action of each
 
 
-@dataclass(frozen=True)
-class Guided:
-    """K proposals at each of M states, unguided (0) and guided (1), from the same noise.
+@torch.no_grad()
+def guided_proposals(module: PPODAP) -> dict[str, np.ndarray]:
+    """K proposals at each of M states that the run's policy visits, before (0) and after (1) guidance, from one noise.
 
-    Attributes:
-        actions: [2, M, K, A], in [-1, 1].
-        q: [2, M, K], their Q, in scaled reward.
+    The states lie evenly through a rollout. They are the policy's own and not the logs', since that is where proposals
+    are drawn in training and where Q was fitted.
+
+    Returns:
+        ``actions`` [2, M, K, A] in [-1, 1], their ``q`` [2, M, K] in scaled reward, and their places in the plane,
+        ``embedding`` [2, M, K, 2]; all float32.
     """
-
-    actions: np.ndarray
-    q: np.ndarray
-
-    def standardized_q(self) -> np.ndarray:
-        """Q less the mean of the state's unguided proposals, in their standard deviations [2, M, K]."""
-        unguided = self.q[:1]
-        return (self.q - unguided.mean(-1, keepdims=True)) / (unguided.std(-1, keepdims=True) + 1e-8)
-
-    def rank(self) -> float:
-        """The share of a state's unguided proposals whose Q a guided one exceeds, ties counting half; mean over all.
-
-        0.5 where guidance changes nothing, 1 where each guided proposal is above every unguided one of its state.
-        """
-        unguided, guided = self.q
-        return float(np.mean(np.sign(guided[:, :, None] - unguided[:, None, :]) / 2 + 0.5))
+    visited = visited_observations(module)
+    observations = torch.as_tensor(visited[evenly(len(visited), STATES)])
+    actions = draw_proposals(module, observations, module.hp.num_proposals)
+    q = q_values(module, observations, actions)
+    return {"actions": actions.numpy(), "q": q.numpy(), "embedding": embedding(actions.numpy())}
 
 
-@once
-def guided_proposals(results: Results, task: str) -> Guided:
-    """Proposals at ``STATES`` states that the run's policy visits, evenly through a rollout of ``ENVS`` × ``STEPS``.
+@torch.no_grad()
+def action_marginals(module: PPODAP, logs_dir: Path) -> dict[str, np.ndarray]:
+    """One action of the logs, the prior, the guided prior and the policy at each of N states, evenly through the logs.
 
-    The states are the policy's own and not the logs', since that is where proposals are drawn in training and where Q
-    was fitted.
+    Returns:
+        ``logs``, ``prior``, ``guided`` and ``policy``, each [N, A] in [-1, 1], float32.
 
     Raises:
-        Absent: the run or its checkpoint is not there.
+        UserError: the logs are missing, malformed or of another task.
     """
-    module = _module(results, task)
-    import torch
+    logs = load_transitions(logs_dir, module.observation_space, module.action_space, module.config["task"]["env_id"])
+    chosen = evenly(len(logs.actions), LOGGED_STATES)
+    observations = torch.as_tensor(logs.observations[chosen])
+    prior, guided = draw_proposals(module, observations, 1).squeeze(2)
+    logged = to_policy_actions(logs.actions[chosen], module.action_space).clip(-1.0, 1.0)
+    policy = policy_actions(module, observations)
+    return {"logs": logged, "prior": prior.numpy(), "guided": guided.numpy(), "policy": policy.numpy()}
 
-    from dapbench.rl.environments import env_seeds, make_envs
-    from dapbench.rl.rollout import Collector
 
+# -- what is asked of the module: everything that depends on how a method keeps its parts ------------------------------
+
+
+def visited_observations(module: PPODAP) -> np.ndarray:
+    """The raw observations [ENVS × STEPS, O] of a rollout of the policy, one environment after the other."""
     shape = (STEPS, ENVS, module.action_size)
     noise = np.random.default_rng([SEED, STREAM]).standard_normal(shape, np.float32)
     envs = make_envs(module.config["task"], ENVS)
     collector = Collector(envs, STEPS, env_seeds(SEED, ENVS, STREAM))
-    rollout = collector.collect(module.mean_action(), noise * module.actor.log_std.exp().detach().numpy())
+    rollout = collector.collect(module.mean_action(), noise * module.actor.log_std.exp().numpy())
     envs.close()
-    visited = rollout.observations[:-1].swapaxes(0, 1).reshape(-1, module.observation_size)
-    states = torch.as_tensor(visited[_evenly(len(visited), STATES)])
-    with torch.no_grad():
-        actions = torch.stack(_draws(module, states, module.hp.num_proposals))
-        observations = module.observation_stats.normalize(states)
-        q = torch.stack([module.q_of(observations, proposed) for proposed in actions])
-    return Guided(actions.numpy(), q.numpy().astype(float))
+    return rollout.observations[:-1].swapaxes(0, 1).reshape(-1, module.observation_size)
 
 
-@once
-def marginals(results: Results, task: str) -> dict[str, np.ndarray]:
-    """One action [N, A] in [-1, 1] of each of ``WHOSE`` at the same N states, evenly through the run's logs.
-
-    Raises:
-        Absent: the run, its checkpoint or its logs are not there, or not readable.
-    """
-    module = _module(results, task)
-    folder = results.folder / "logs" / task / str(module.config["logs"].get("quality"))
-    if not folder.is_dir():
-        raise Absent(f"The logs behind {results.titles[SUBJECT]} on {results.titles[task]} are not in results/.")
-    import torch
-
-    from dapbench.datasets.episodes import load_transitions
-    from dapbench.rl.environments import to_policy_actions
-
-    try:
-        logs = load_transitions(folder, module.observation_space, module.action_space, module.config["task"]["env_id"])
-    except UserError as error:
-        raise Absent(f"{error}.") from error
-    chosen = _evenly(len(logs.actions), LOGGED)
-    states = torch.as_tensor(logs.observations[chosen])
-    with torch.no_grad():
-        prior, guided = (drawn.squeeze(1) for drawn in _draws(module, states, 1))
-        mean, log_std = module.actor(module.observation_stats.normalize(states))
-        noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(SEED + 1))
-        policy = (mean + log_std.exp() * noise).clamp(-1.0, 1.0)
-    logged = to_policy_actions(logs.actions[chosen], module.action_space).clip(-1.0, 1.0)
-    return dict(zip(WHOSE, (logged, prior.numpy(), guided.numpy(), policy.numpy()), strict=True))
+def draw_proposals(module: PPODAP, observations: Tensor, count: int) -> Tensor:
+    """Proposals [2, M, count, A] at raw observations [M, O], unguided (0) and guided (1), from the same noise."""
+    noise = torch.randn(len(observations), count, module.action_size, generator=torch.Generator().manual_seed(SEED))
+    states = module.prior.normalize(observations)
+    guidance = Guidance(module.q_gradient, module.observation_stats.normalize(observations), module.hp.guidance_scale)
+    return torch.stack([module.prior.sample(states, noise, along) for along in (None, guidance)])
 
 
-def distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Wasserstein-1 distance of two samples [N, A], mean over the action's dimensions; 2 spans the action space."""
-    return float(np.mean([wasserstein_distance(x, y) for x, y in zip(first.T, second.T, strict=True)]))
+def q_values(module: PPODAP, observations: Tensor, actions: Tensor) -> Tensor:
+    """Q [2, M, K] of actions [2, M, K, A] at raw observations [M, O]."""
+    normalized = module.observation_stats.normalize(observations)
+    return torch.stack([module.q_of(normalized, proposed) for proposed in actions])
+
+
+def policy_actions(module: PPODAP, observations: Tensor) -> Tensor:
+    """An action [N, A] of the policy at each raw observation [N, O], clipped to [-1, 1]."""
+    mean, log_std = module.actor(module.observation_stats.normalize(observations))
+    noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(SEED + 1))
+    return (mean + log_std.exp() * noise).clamp(-1.0, 1.0)
+
+
+# -- places in the plane -----------------------------------------------------------------------------------------------
 
 
 def embedding(actions: np.ndarray) -> np.ndarray:
-    """Places [2, M, K, 2] in the plane of a :class:`Guided`'s actions [2, M, K, A]; the same bytes each time.
+    """Places [2, M, K, 2] in the plane of actions [2, M, K, A], the same bytes each time.
 
-    t-SNE (van der Maaten & Hinton 2008) of all actions together; two dimensions are their own map, and a single one
-    stands against the number of its state.
+    t-SNE (van der Maaten & Hinton 2008) of all actions together. Actions of two dimensions are their own places; one
+    dimension is drawn against the number of the state.
     """
     *shape, size = actions.shape
     if size == 1:
-        state = np.broadcast_to(np.arange(shape[1])[:, None], shape)
+        state = np.broadcast_to(np.arange(shape[1], dtype=np.float32)[:, None], shape)
         return np.stack([actions[..., 0], state], axis=-1)
     if size == 2:
         return actions
@@ -138,29 +116,9 @@ def embedding(actions: np.ndarray) -> np.ndarray:
     points = actions.reshape(-1, size).astype(float)
     tsne = TSNE(perplexity=min(30.0, len(points) / 4), init="pca", max_iter=500, random_state=SEED, n_jobs=1)
     with threadpool_limits(1):  # with more, sums are taken in another order each time
-        return tsne.fit_transform(points).reshape(*shape, 2)
+        return tsne.fit_transform(points).reshape(*shape, 2).astype(np.float32)
 
 
-def _module(results: Results, task: str) -> "PPODAP":
-    module = first_policy(results, task, SUBJECT)
-    from dapbench.ppo_dap import PPODAP
-
-    if not isinstance(module, PPODAP):
-        raise Absent(f"{results.titles[SUBJECT]} is a {type(module).__name__} here, which has no proposals.")
-    return module
-
-
-def _draws(module: "PPODAP", states: "torch.Tensor", count: int) -> "list[torch.Tensor]":
-    """``count`` proposals [M, count, A] at raw states [M, O], unguided and guided, from the same noise."""
-    import torch
-
-    from dapbench.prior.base import Guidance
-
-    noise = torch.randn(len(states), count, module.action_size, generator=torch.Generator().manual_seed(SEED))
-    standardized, observations = module.prior.normalize(states), module.observation_stats.normalize(states)
-    guidance = Guidance(module.q_gradient, observations, module.hp.guidance_scale)
-    return [module.prior.sample(standardized, noise, guide) for guide in (None, guidance)]
-
-
-def _evenly(available: int, count: int) -> np.ndarray:
+def evenly(available: int, count: int) -> np.ndarray:
+    """At most ``count`` indices, spread evenly from the first of ``available`` to the last."""
     return np.linspace(0, available - 1, min(available, count)).round().astype(int)

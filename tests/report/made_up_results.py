@@ -1,5 +1,6 @@
-"""Made-up run directories, as `dapbench train` leaves them; no number in them was measured."""
+"""Made-up runs and showcases, as `dapbench train` and `showcase` leave them; no number in them was measured."""
 
+import io
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pandas as pd
 LEVEL = {"half_cheetah": 3000.0, "hopper": 2000.0, "reacher": -5.0, "swimmer": 60.0}
 GAIN = {"ppo": 1.0, "ppg": 0.9, "ppo_dap": 1.4, "ppo_dap_expert": 1.6, "ppo_dap_no_kl": 1.3, "ppo_dap_frozen": 1.35}
 TITLE = {"ppo": "PPO", "ppg": "PPG", "ppo_dap": "PPO-DAP", "ppo_dap_no_kl": "PPO-DAP without KL"}
+FILM = b"GIF89a\x01\x00\x01\x00\x00\x00\x00,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x01\x00;"  # of one pixel
 BOUND = ["bound_surrogate", "bound_policy_shift", "bound_imitation", "bound_prior_drift"]
 
 
@@ -32,13 +34,43 @@ QUALITIES = {"log_qualities": {"methods": ["ppo_dap_expert"], "tasks": ["hopper"
 
 
 def fabricate(root: Path, profile: dict, timing: bool = True) -> Path:
-    """Writes a run directory for each of the profile's cells under ``root``."""
+    """Writes a run directory for each of the profile's cells under ``root``, and the first seed's showcases."""
     from dapbench.report.results import cells
 
     for cell in cells(profile):
         run = root / profile["name"] / "runs" / cell.task / cell.method / str(cell.seed)
         fabricate_run(run, profile, cell.task, cell.method, cell.seed, timing)
+        if cell.method in ("ppo", "ppo_dap") and cell.seed == profile["seeds"][0]:
+            folder = root / profile["name"] / "showcase" / cell.task / cell.method
+            fabricate_showcase(folder, cell.task, cell.method, cell.seed)
     return root
+
+
+def fabricate_showcase(folder: Path, task: str, method: str, seed: int) -> None:
+    """Writes a film, and of PPO-DAP proposals that guidance moves up and action marginals."""
+    folder.mkdir(parents=True)
+    files = {"film.gif": FILM}
+    if method == "ppo_dap":
+        rng = np.random.default_rng(0)
+        actions = rng.uniform(-1, 1, (2, 6, 4, 3)).astype(np.float32)
+        q = rng.normal(size=(2, 6, 4)).astype(np.float32)
+        q[1] += 1.0
+        drawn = {"actions": actions, "q": q, "embedding": actions[..., :2]}
+        files["proposals.npz"] = npz(drawn)
+        whose = ("logs", "prior", "guided", "policy")
+        files["marginals.npz"] = npz({w: rng.uniform(-1, 1, (50, 3)).astype(np.float32) for w in whose})
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    described = {"task": task, "method": method, "seed": seed, "film_seconds": 4.0, "made": sorted(files)}
+    absent = {name: "ppo is a PPO" for name in ("proposals.npz", "marginals.npz") if name not in files}
+    (folder / "showcase.json").write_text(json.dumps(described | {"absent": absent}))
+
+
+def npz(arrays: dict[str, np.ndarray]) -> bytes:
+    """The content of an .npz."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
 
 
 def fabricate_run(run: Path, profile: dict, task: str, method: str, seed: int, timing: bool) -> None:

@@ -101,7 +101,24 @@ def test_references_fall_back_on_these_results(small, monkeypatch):
     assert reference == Reference(min(firsts), max(finals), "these results")
 
 
-def test_notebooks_compose_their_profile():
+def test_a_profile_is_composed_from_conf_or_read_from_params(tmp_path):
     assert compose_profile("quick")["epochs"] == 40
+    assert compose_profile("quick")["name"] == "quick"
     with pytest.raises(UserError, match="unknown profile 'nonsense'"):
         compose_profile("nonsense")
+    params = tmp_path / "params.yaml"
+    params.write_text("profile: {name: quick, epochs: 7}")
+    assert compose_profile("quick", params) == {"name": "quick", "epochs": 7}
+    with pytest.raises(UserError, match="is of profile quick; compose it anew for profile=paper"):
+        compose_profile("paper", params)
+
+
+@pytest.mark.parametrize("content", [None, "profile: 3", "", "profile: {", "profile: {epochs: 3}"])
+def test_params_without_a_profile_are_named(tmp_path, content):
+    params = tmp_path / "params.yaml"
+    if content is not None:
+        params.write_text(content)
+    with pytest.raises(UserError, match="holds no profile") as caught:
+        compose_profile("quick", params)
+    assert str(params) in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,34 @@
+"""The report's HTML: the templates beside this file, which escape whatever they show."""
+
+import base64
+import re
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+
+def render(template: str, **shown: Any) -> str:
+    """A template of this folder, filled in."""
+    return ENVIRONMENT.get_template(template).render(shown)
+
+
+def bold(text: str) -> Markup:
+    """``**x**`` as bold x."""
+    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", str(escape(text))))
+
+
+def data_url(content: bytes, kind: str) -> str:
+    """An image as an address that holds the image itself, so that the page needs no other file."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+ENVIRONMENT = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=StrictUndefined,
+)
+ENVIRONMENT.filters |= {"bold": bold, "data_url": data_url}
