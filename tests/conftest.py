@@ -9,7 +9,7 @@ import pytest
 import torch
 from gymnasium.spaces import Box
 
-from dapbench.config import CONF, resolved
+from dapbench import config
 from dapbench.datasets.episodes import Episode, write_dataset
 from dapbench.prior.base import build_prior
 from dapbench.rl.environments import make_env
@@ -30,14 +30,7 @@ def own_tracking(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def compose() -> Callable[..., dict[str, Any]]:
     """Composes a command's configuration: compose("train", "task=hopper", ...)."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-
-    def composed(name: str, *overrides: str) -> dict[str, Any]:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return resolved(hydra_compose(name, list(overrides)))
-
-    return composed
+    return config.compose
 
 
 PRIOR = {"width": 16, "depth": 1, "solver_steps": 3, "sigma_min": 0.02, "sigma_max": 5.0}
@@ -101,10 +94,10 @@ def inputs(tmp_path: Path) -> Callable[[str], list[str]]:
 def config_of(small: Small, inputs: Callable[..., list[str]]) -> Small:
     """The small configuration of a method with its inputs made: config_of("ppg", "hopper", ...)."""
 
-    def config(method: str, task: str, *overrides: str) -> dict[str, Any]:
+    def made(method: str, task: str, *overrides: str) -> dict[str, Any]:
         plain = small(f"task={task}", f"method={method}")
         sizes = [f"method.{name}={value}" for name, value in SIZES.items() if name in plain["method"]]
         given = inputs(plain["task"]) if plain["method"]["starts_from"] != "nothing" else []
         return small(f"task={task}", f"method={method}", *sizes, *given, *overrides)
 
-    return config
+    return made

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import yaml
 
-from dapbench.config import CONF, choices
+from dapbench.config import CONF, choices, compose
 from dapbench.curves import filled
 from dapbench.errors import UserError
 from dapbench.profiles import Cell, cells
@@ -133,14 +133,9 @@ def compose_profile(name: str, params: str | Path | None = None) -> dict[str, An
         if found != name:
             raise UserError(f"params={params} is of profile {found}; compose it anew for profile={name}")
         return profile
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
     if name not in choices("profile"):
         raise UserError(f"unknown profile '{name}'; choose one of {', '.join(choices('profile'))}")
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose(overrides=[f"+profile={name}"])
-    return cast(dict[str, Any], OmegaConf.to_container(composed.profile, resolve=True))
+    return compose("train", f"profile={name}")["profile"]
 
 
 def open_results() -> Results:
