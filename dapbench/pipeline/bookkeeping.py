@@ -1,0 +1,152 @@
+"""DVC's bookkeeping of cells, held once in the driver: what is stale, what the run cache has, what is recorded.
+
+This is `dvc repro` taken apart (dvc 3.67, dvc/stage/__init__.py `Stage.run` and dvc/stage/run.py `run_stage`), so that
+commands can run beside one another and elsewhere. What each cell records is the same, to the byte.
+"""
+
+import logging
+import os
+import shlex
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import networkx as nx
+from dvc.config import Config
+from dvc.dependency import param
+from dvc.dvcfile import Lockfile
+from dvc.exceptions import DvcException
+from dvc.repo import Repo, lock_repo
+from dvc.scm import SCM, SCMError
+from dvc.stage import PipelineStage
+from dvc.stage.cache import RunCacheNotFoundError
+
+from dapbench.errors import UserError
+from dapbench.files import whole
+
+# Every cell, by its stage's name, with the cells that have to end before it starts.
+Plan = dict[str, set[str]]
+
+
+class Bookkeeping:
+    """The cells of dvc.yaml in the current folder; may be called from several threads."""
+
+    def __init__(self) -> None:
+        _without_git()
+        _parse_params_once()
+        logging.getLogger("dvc").setLevel(logging.WARNING)  # nothing of each file that it writes
+        logging.getLogger("dvc.progress").setLevel(logging.CRITICAL)  # and no bars between ours
+        self._turn = Lock()
+        self._repo = Repo(_wait_for_lock=True)
+        self._stages: dict[str, PipelineStage] = {}
+
+    def plan(self) -> Plan:
+        """The cells that DVC finds stale and those downstream of them.
+
+        A cell downstream of a stale one may prove unchanged once its turn comes.
+
+        Raises:
+            UserError: dvc.yaml or dvc.lock is malformed, or a stage runs something other than `dapbench`.
+        """
+        with self._locked("DVC cannot tell what is stale"):
+            stale = set(self._repo.status())
+            self._stages = {stage.addressing: stage for stage in self._repo.index.stages}
+            graph = nx.relabel_nodes(self._repo.index.graph, {stage: name for name, stage in self._named()})
+        cells = stale.union(*(nx.ancestors(graph, stage) for stage in stale))  # DVC's edges point at what is needed
+        for cell in cells:
+            if not str(self._stages[cell].cmd).startswith("dapbench "):
+                raise UserError(f"dvc.yaml: stage {cell} runs '{self._stages[cell].cmd}'; dapbench repro runs dapbench")
+        return {cell: set(graph.successors(cell)) & cells for cell in cells}
+
+    def begin(self, cell: str) -> list[str] | None:
+        """Makes ready for a cell's command; returns the command, or None if the cell is done without running it.
+
+        Raises:
+            UserError: something that the cell depends on is not there.
+        """
+        stage = self._stages[cell]
+        with self._locked("DVC cannot begin"):
+            if not stage.changed():
+                return None
+            stage.remove_outs(force=False)
+            try:
+                self._repo.stage_cache.restore(stage)
+            except RunCacheNotFoundError:
+                stage.save_deps()
+                return shlex.split(stage.cmd)
+            self._record(stage)
+            return None
+
+    def end(self, cell: str) -> None:
+        """Records what a cell's command, which has succeeded, left.
+
+        Raises:
+            UserError: the command did not write all that it should.
+        """
+        with self._locked("DVC cannot record the cell"):
+            self._record(self._stages[cell])
+
+    def close(self) -> None:
+        """Lets go of the repository."""
+        self._repo.close()
+
+    def _named(self) -> Iterator[tuple[str, PipelineStage]]:
+        return iter(self._stages.items())
+
+    def _record(self, stage: PipelineStage) -> None:
+        in_run_cache = all(out.use_cache or out.is_metric or out.is_plot for out in stage.outs)  # as DVC has it
+        stage.save(run_cache=in_run_cache)
+        stage.commit()
+        # DVC would write dvc.lock in place, and a driver killed meanwhile would leave half of it.
+        lock = Path(self._repo.root_dir, "dvc.lock")
+        with whole(lock) as copy:
+            if lock.exists():
+                shutil.copyfile(lock, copy)
+            Lockfile(self._repo, str(copy)).dump(stage)
+
+    @contextmanager
+    def _locked(self, consequence: str) -> Iterator[None]:
+        """DVC's lock, whose holders are processes, and our own for the threads of this one."""
+        try:
+            with self._turn, lock_repo(self._repo):
+                yield
+        except DvcException as error:
+            raise UserError(f"{consequence}: {' '.join(str(error).split())}") from error
+
+
+def dependents(plan: Plan, cell: str) -> set[str]:
+    """The cells that need ``cell``, directly or not."""
+    graph = nx.DiGraph((upstream, name) for name, upstreams in plan.items() for upstream in upstreams)
+    return nx.descendants(graph, cell) if cell in graph else set()
+
+
+def _parse_params_once() -> None:
+    """Has DVC parse params.yaml again only once it is another file.
+
+    Seen with dvc 3.67: it parses the file anew for each stage, which takes half a minute for the paper profile's. If
+    DVC comes to load it in another way, all works as before and slower.
+    """
+    load = getattr(param.load_path, "__wrapped__", param.load_path)
+
+    @lru_cache(maxsize=1)
+    def parsed(path: str, _modified: int, fs: Any) -> Any:
+        return load(path, fs)
+
+    def load_path(path: str, fs: Any) -> Any:
+        return parsed(path, os.stat(path).st_mtime_ns, fs)
+
+    load_path.__wrapped__ = load  # type: ignore[attr-defined]
+    param.load_path = load_path
+
+
+def _without_git() -> None:
+    """Lets DVC work in a folder that is no git repository, such as an unpacked archive (.dvc/config.local)."""
+    try:
+        SCM(os.curdir)
+    except SCMError:
+        with Config(".dvc").edit("local") as config:
+            config["core"] = {**config.get("core", {}), "no_scm": True}
