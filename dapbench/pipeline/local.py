@@ -12,6 +12,7 @@ import sys
 import time
 from contextlib import suppress
 from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Lock, Thread
@@ -48,9 +49,12 @@ class Local:
         os.environ["OMP_NUM_THREADS"] = "1"
         # Asking CUDA what there is would make it unusable in a fork; asking the driver does not.
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-        # Forking is safe on Linux alone.
-        self._context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-        self._context.set_forkserver_preload(LIBRARIES)
+        self._context: ForkServerContext | SpawnContext
+        if sys.platform == "linux":
+            self._context = multiprocessing.get_context("forkserver")
+            self._context.set_forkserver_preload(LIBRARIES)
+        else:  # where forking is not safe
+            self._context = multiprocessing.get_context("spawn")
         self._turn = Lock()  # at multiprocessing's list of children, which threads must not poll at the same time
         self._running: set[BaseProcess] = set()
         self._stopped = False

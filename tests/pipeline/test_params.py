@@ -50,7 +50,7 @@ def test_an_override_of_a_method_leaves_the_behaviour_policy_alone(project: Proj
 
 def test_more_seeds_only_add_cells(project: Project) -> None:
     before, after = composed(project)["cells"], composed(project, "profile.seeds=[0,1]")["cells"]
-    assert set(after["online"]) == {"tiny-hopper-ppo-0", "tiny-hopper-ppo-1"}
+    assert set(after["online"]) == {f"tiny-hopper-{method}-{seed}" for method in ("ppo", "ppo_dap") for seed in (0, 1)}
     assert all(cells.items() <= after[stage].items() for stage, cells in before.items())
 
 
