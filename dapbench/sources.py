@@ -95,9 +95,9 @@ def _names(file: Path, module: str) -> Iterator[str]:
 
 
 def _executed(node: ast.AST) -> Iterator[ast.AST]:
-    """Every node below ``node`` that is not under ``if TYPE_CHECKING``."""
+    """Every node below ``node`` but for what is under ``if TYPE_CHECKING``."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
-            continue
+            child = ast.Module(child.orelse, [])
         yield child
         yield from _executed(child)
