@@ -6,8 +6,8 @@ commands can run beside one another and elsewhere. What each cell records is the
 
 import logging
 import os
+import re
 import shlex
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -18,15 +18,16 @@ from typing import Any
 import networkx as nx
 from dvc.config import Config
 from dvc.dependency import param
-from dvc.dvcfile import Lockfile
 from dvc.exceptions import DvcException
 from dvc.repo import Repo, lock_repo
 from dvc.scm import SCM, SCMError
 from dvc.stage import PipelineStage
 from dvc.stage.cache import RunCacheNotFoundError
+from dvc.stage.serialize import to_lockfile
+from dvc.utils.serialize import dumps_yaml
 
 from dapbench.errors import UserError
-from dapbench.files import whole
+from dapbench.files import write_text
 
 # Every cell, by its stage's name, with the cells that have to end before it starts.
 Plan = dict[str, set[str]]
@@ -38,8 +39,7 @@ class Bookkeeping:
     def __init__(self) -> None:
         _without_git()
         _parse_params_once()
-        logging.getLogger("dvc").setLevel(logging.WARNING)  # nothing of each file that it writes
-        logging.getLogger("dvc.progress").setLevel(logging.CRITICAL)  # and no bars between ours
+        logging.getLogger("dvc").setLevel(logging.CRITICAL)  # no lines and bars between ours; errors are raised
         self._turn = Lock()
         self._repo = Repo(_wait_for_lock=True)
         self._stages: dict[str, PipelineStage] = {}
@@ -101,12 +101,7 @@ class Bookkeeping:
         in_run_cache = all(out.use_cache or out.is_metric or out.is_plot for out in stage.outs)  # as DVC has it
         stage.save(run_cache=in_run_cache)
         stage.commit()
-        # DVC would write dvc.lock in place, and a driver killed meanwhile would leave half of it.
-        lock = Path(self._repo.root_dir, "dvc.lock")
-        with whole(lock) as copy:
-            if lock.exists():
-                shutil.copyfile(lock, copy)
-            Lockfile(self._repo, str(copy)).dump(stage)
+        _write_into_lock(Path(self._repo.root_dir, "dvc.lock"), dumps_yaml({"stages": to_lockfile(stage)}))
 
     @contextmanager
     def _locked(self, consequence: str) -> Iterator[None]:
@@ -122,6 +117,24 @@ def dependents(plan: Plan, cell: str) -> set[str]:
     """The cells that need ``cell``, directly or not."""
     graph = nx.DiGraph((upstream, name) for name, upstreams in plan.items() for upstream in upstreams)
     return nx.descendants(graph, cell) if cell in graph else set()
+
+
+def _write_into_lock(lock: Path, dumped: str) -> None:
+    """Puts a stage, ``dumped`` as all that a dvc.lock holds, into the file in place of what it says of the stage.
+
+    As `stage.dump(update_pipeline=False)` of dvc 3.67 does, to the byte. But that parses and writes the whole file in
+    Python, which comes to take seconds a cell, and it writes in place: a driver killed meanwhile would leave half a
+    file.
+    """
+    text = lock.read_text(encoding="utf-8") if lock.exists() else "schema: '2.0'\nstages:\n"
+    _, name, _ = dumped.split("\n", 2)
+    entry = dumped.removeprefix("stages:\n")
+    before, found, after = text.partition(f"\n{name}\n")
+    if found:
+        after = re.sub(r"\A(    .*\n)*", "", after)
+        write_text(lock, f"{before}\n{entry}{after}")
+    else:
+        write_text(lock, text + entry)
 
 
 def _parse_params_once() -> None:

@@ -171,8 +171,9 @@ def _filled(deps: list[str], root: Path, cell: str) -> list[str]:
 
     It is filled up with files of the folders that it names: nothing is stale for them that is not so anyway.
     """
-    files = (file.relative_to(root).as_posix() for dep in deps for file in sorted((root / dep).glob("*.py")))
-    filled = [*deps, *itertools.islice(files, max(0, NUM_DEPS - len(deps)))]
+    files = (file for dep in deps for file in sorted((root / dep).glob("*.py")) if file.stat().st_size)
+    filling = itertools.islice(files, max(0, NUM_DEPS - len(deps)))
+    filled = [*deps, *(file.relative_to(root).as_posix() for file in filling)]
     if len(filled) != NUM_DEPS:
         raise UserError(
             f"{cell} depends on {len(filled)} files and folders in place of {NUM_DEPS} ({', '.join(deps)}); "

@@ -9,7 +9,6 @@ import pytest
 from small_project import Project
 
 from dapbench.errors import UserError
-from dapbench.pipeline import bookkeeping
 from dapbench.pipeline.alone import alone
 from dapbench.pipeline.bookkeeping import Bookkeeping
 
@@ -25,30 +24,36 @@ def test_a_second_driver_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_a_lock_file_is_written_whole_or_not_at_all(
+def test_a_lock_file_is_written_as_dvc_does_and_whole(
     project: Project, finished_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    cell, lock = "online@tiny-hopper-ppo-0", project.root / "dvc.lock"
     before = (finished_project.root / "dvc.lock").read_text(encoding="utf-8")
     project.write("dvc.lock", before)
-    project.stale()
     for file, text in finished_project.results().items():
         project.write(file, text)
-
-    class Killed(Exception):
-        pass
-
-    class CutOff(bookkeeping.Lockfile):
-        def dump(self, stage: object, **_: object) -> None:
-            Path(self.path).write_text(before[:100], encoding="utf-8")
-            raise Killed
-
+    project.write("results/tiny/runs/hopper/ppo/0/curve.csv", "changed")
+    project.stale()
     books = Bookkeeping()
-    books.plan()
-    monkeypatch.setattr(bookkeeping, "Lockfile", CutOff)
-    with pytest.raises(Killed):
-        books.end("online@tiny-hopper-ppo-0")
+    assert cell in books.plan()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            books.end(cell)
+    assert lock.read_text(encoding="utf-8") == before
+    books.end(cell)
+    ours = lock.read_text(encoding="utf-8")
+    assert ours != before
+    for start in (before, ours):
+        lock.write_text(start)
+        for stage in books._stages.values():
+            stage.dump(update_pipeline=False)
+        assert lock.read_text(encoding="utf-8") == ours
     books.close()
-    assert (project.root / "dvc.lock").read_text(encoding="utf-8") == before
 
 
 def test_only_locks_of_living_dvc_processes_stay(project: Project) -> None:
