@@ -5,12 +5,13 @@ commands can run beside one another and elsewhere. What each cell records is the
 """
 
 import logging
+import operator
 import os
 import re
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import lru_cache
+from contextlib import contextmanager, suppress
+from functools import lru_cache, reduce
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -37,9 +38,9 @@ class Bookkeeping:
     """The cells of dvc.yaml in the current folder; may be called from several threads."""
 
     def __init__(self) -> None:
-        _without_git()
-        _parse_params_once()
         logging.getLogger("dvc").setLevel(logging.CRITICAL)  # no lines and bars between ours; errors are raised
+        _read_params_once()
+        _without_git()
         self._turn = Lock()
         self._repo = Repo(_wait_for_lock=True)
         self._stages: dict[str, PipelineStage] = {}
@@ -55,7 +56,7 @@ class Bookkeeping:
         with self._locked("DVC cannot tell what is stale"):
             stale = set(self._repo.status())
             self._stages = {stage.addressing: stage for stage in self._repo.index.stages}
-            graph = nx.relabel_nodes(self._repo.index.graph, {stage: name for name, stage in self._named()})
+            graph = nx.relabel_nodes(self._repo.index.graph, {stage: name for name, stage in self._stages.items()})
         cells = stale.union(*(nx.ancestors(graph, stage) for stage in stale))  # DVC's edges point at what is needed
         for cell in cells:
             if not str(self._stages[cell].cmd).startswith("dapbench "):
@@ -94,9 +95,6 @@ class Bookkeeping:
         """Lets go of the repository."""
         self._repo.close()
 
-    def _named(self) -> Iterator[tuple[str, PipelineStage]]:
-        return iter(self._stages.items())
-
     def _record(self, stage: PipelineStage) -> None:
         in_run_cache = all(out.use_cache or out.is_metric or out.is_plot for out in stage.outs)  # as DVC has it
         stage.save(run_cache=in_run_cache)
@@ -109,7 +107,7 @@ class Bookkeeping:
         try:
             with self._turn, lock_repo(self._repo):
                 yield
-        except DvcException as error:
+        except (DvcException, OSError) as error:
             raise UserError(f"{consequence}: {' '.join(str(error).split())}") from error
 
 
@@ -137,23 +135,28 @@ def _write_into_lock(lock: Path, dumped: str) -> None:
         write_text(lock, text + entry)
 
 
-def _parse_params_once() -> None:
-    """Has DVC parse params.yaml again only once it is another file.
+def _read_params_once() -> None:
+    """Has DVC parse params.yaml again only once it is another file, and look keys up in place of searching for them.
 
-    Seen with dvc 3.67: it parses the file anew for each stage, which takes half a minute for the paper profile's. If
-    DVC comes to load it in another way, all works as before and slower.
+    Seen with dvc 3.67: for each stage it parses the file anew, and for each key it walks through all of it, which takes
+    half a second a cell at the paper profile's size. If DVC comes to read parameters in another way, this one is not
+    called, and all works as before and slower.
     """
-    load = getattr(param.load_path, "__wrapped__", param.load_path)
 
     @lru_cache(maxsize=1)
     def parsed(path: str, _modified: int, fs: Any) -> Any:
-        return load(path, fs)
+        return param.load_path(path, fs)
 
-    def load_path(path: str, fs: Any) -> Any:
-        return parsed(path, os.stat(path).st_mtime_ns, fs)
+    def read_param_file(fs: Any, path: str, key_paths: list[str] | None = None, flatten: bool = False) -> Any:
+        params, found = parsed(path, os.stat(path).st_mtime_ns, fs), {}
+        if not (key_paths and flatten):
+            return params
+        for key in key_paths:
+            with suppress(KeyError, TypeError):
+                found[key] = reduce(operator.getitem, key.split("."), params)
+        return found
 
-    load_path.__wrapped__ = load  # type: ignore[attr-defined]
-    param.load_path = load_path
+    param.read_param_file = read_param_file
 
 
 def _without_git() -> None:

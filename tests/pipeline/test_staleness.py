@@ -1,7 +1,11 @@
 """What DVC calls stale after a change, and nothing else."""
 
 import pytest
+from dvc.dependency import param
+from dvc.fs import localfs
 from small_project import PPO_CALLS, Project
+
+READ_BY_DVC = param.read_param_file  # before bookkeeping.py replaces it
 
 PPO = "online@tiny-hopper-ppo-0"
 PPO_DAP = "online@tiny-hopper-ppo_dap-0"
@@ -102,3 +106,14 @@ def test_a_value_that_is_set_back_comes_from_the_run_cache(project: Project) -> 
     assert project.repro(only_ppo).returncode == 0
     assert project.results() == before
     assert project.calls() == ["report report", "showcase showcase/hopper/ppo"]  # they lie in git, not in the cache
+
+
+def test_parameters_are_read_as_dvc_reads_them_and_once(finished: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = []
+    load, read_by_dvc = param.load_path, READ_BY_DVC
+    monkeypatch.setattr(param, "load_path", lambda *given, **options: reads.append(given) or load(*given, **options))
+    assert finished.stale("method.ppo.gamma=0.9") == sorted(OF_PPO)
+    assert len(reads) == 1, "DVC no longer reads parameters through the function that bookkeeping.py replaces"
+    keys = ["profile", "profile.epochs", "task.hopper", "method.ppo.gamma", "gone", "profile.epochs.gone"]
+    given = (localfs, str(finished.root / "params.yaml"), keys)
+    assert param.read_param_file(*given, flatten=True) == read_by_dvc(*given, flatten=True)
