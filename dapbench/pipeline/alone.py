@@ -1,8 +1,8 @@
 """One driver per project at a time."""
 
 import fcntl
-import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -40,26 +40,17 @@ def alone(root: Path) -> Iterator[None]:
 
 
 def _free_rwlock(rwlock: Path) -> None:
-    """Removes DVC's file of locks if a killed process left it: cut off, or naming none that lives.
+    """Removes DVC's file of locks if a killed process left it: cut off, or naming none of DVC's that lives.
 
     DVC itself (3.67) fails on a file that is cut off, and waits for a dead holder whose process id another process has.
     """
     with suppress(FileNotFoundError):
-        if not any(_is_dvc(pid) for pid in _holders(rwlock)):
+        holders = re.findall(r'"pid": (\d+)', rwlock.read_text(encoding="utf-8"))
+        if not any(_is_dvc(int(pid)) for pid in holders):
             rwlock.unlink()
 
 
-def _holders(rwlock: Path) -> set[int]:
-    try:
-        locks = json.loads(rwlock.read_text(encoding="utf-8"))
-        readers = [holder for holders in locks.get("read", {}).values() for holder in holders]
-        return {int(holder["pid"]) for holder in [*readers, *locks.get("write", {}).values()]}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return set()
-
-
 def _is_dvc(pid: int) -> bool:
-    """Whether a process is one of DVC's, and not this one or a driver: those are gone."""
     with suppress(psutil.Error):
-        return pid != os.getpid() and any("dvc" in argument for argument in psutil.Process(pid).cmdline())
+        return any("dvc" in argument for argument in psutil.Process(pid).cmdline())
     return False

@@ -3,6 +3,7 @@
 A new file in conf/task, conf/method, conf/logs or conf/prior is found by a glob: there is no list to extend.
 """
 
+import functools
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
@@ -51,7 +52,7 @@ class _Catalogue:
         self._params, self._profile, self._root = params, params.profile, root
         self._results = f"results/{params.profile.name}"
         self._stages: dict[str, dict[str, Cell]] = {stage: {} for stage in STAGES}
-        self._code: dict[tuple[str, ...], list[str]] = {}
+        self._code = functools.cache(lambda *modules: dependencies(modules, root))
 
     def cells(self) -> dict[str, dict[str, Cell]]:
         """Every cell by its stage and key."""
@@ -69,13 +70,11 @@ class _Catalogue:
         cell = {"task": run.task, "method": run.method, "seed": run.seed, "out": out}
         self._add("online", f"{run.task}-{run.method}-{run.seed}", cell, self._modules_of_run(run.method), starts_from)
         if run.method in SHOWN and f"{self._key(run.task)}-{run.method}" not in self._stages["showcase"]:
-            logs = self._logs(run.task, run.method) if starts_from else None
-            out_of_it = f"{self._results}/showcase/{run.task}/{run.method}"
-            shown = {"run": out, "logs_dir": logs or "null", "out": out_of_it}
+            logs = [self._logs(run.task, run.method)] if starts_from else []
+            shown = {"run": out, "logs_dir": logs[0] if logs else "null"}
+            shown["out"] = f"{self._results}/showcase/{run.task}/{run.method}"
             modules = ["dapbench.showcase.showcase", *self._modules_of_run(run.method)[1:]]
-            self._add(
-                "showcase", f"{run.task}-{run.method}", shown, modules, [f"{out}/model.ckpt", *filter(None, [logs])]
-            )
+            self._add("showcase", f"{run.task}-{run.method}", shown, modules, [f"{out}/model.ckpt", *logs])
 
     def _add_overhead(self, task: str) -> None:
         methods = ("ppo", "ppo_dap")
@@ -119,10 +118,7 @@ class _Catalogue:
 
     def _add(self, stage: str, key: str, cell: Cell, modules: Iterable[str], data: Iterable[str]) -> None:
         """Adds a cell that runs the code of ``modules`` on the files ``data``."""
-        entry = tuple(sorted(set(modules)))
-        if entry not in self._code:
-            self._code[entry] = dependencies(entry, self._root)
-        deps = _filled([*self._code[entry], *sorted(set(data))], self._root, f"{stage} {key}")
+        deps = _filled([*self._code(*modules), *sorted(set(data))], self._root, f"{stage} {key}")
         self._stages[stage][self._key(key)] = {"profile": self._profile.name, **cell, "deps": deps}
 
     def _key(self, rest: str) -> str:
@@ -139,7 +135,7 @@ class _Catalogue:
     def _module(self, what: str, config: DictConfig) -> str:
         """The module of a ``_target_``, such as ``dapbench.ppo`` for ``dapbench.ppo.PPO``."""
         module = str(config.get("_target_")).rpartition(".")[0]
-        if not dependencies([module], self._root):
+        if not self._code(module):
             raise UserError(f"{what} needs the module of its _target_ {config.get('_target_')}, which does not exist")
         return module
 

@@ -4,8 +4,6 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,8 +42,12 @@ def repro(argv: list[str]) -> int:
     root = Path.cwd()
     if not (root / "dvc.yaml").is_file():
         raise UserError(f"{root} has no dvc.yaml: run this in the project's folder")
-    with alone(root), _terminated_as_interrupted():
-        return _repro(root, options.overrides, choice)
+    at_sigterm = signal.signal(signal.SIGTERM, signal.default_int_handler)  # both end it in order
+    try:
+        with alone(root):
+            return _repro(root, options.overrides, choice)
+    finally:
+        signal.signal(signal.SIGTERM, at_sigterm)
 
 
 def _repro(root: Path, overrides: list[str], choice: Choice) -> int:
@@ -135,17 +137,3 @@ def _positive(text: str) -> int:
 def _cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Makes SIGTERM end the block as Ctrl-C does."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

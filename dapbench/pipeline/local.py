@@ -10,7 +10,9 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
@@ -53,6 +55,9 @@ class Local:
         if sys.platform == "linux":
             self._context = multiprocessing.get_context("forkserver")
             self._context.set_forkserver_preload(LIBRARIES)
+            at_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at a terminal is for the driver alone
+            forkserver.ensure_running()
+            signal.signal(signal.SIGINT, at_interrupt)
         else:  # where forking is not safe
             self._context = multiprocessing.get_context("spawn")
         self._turn = Lock()  # at multiprocessing's list of children, which threads must not poll at the same time
@@ -74,7 +79,7 @@ class Local:
         with self._turn:
             process.join()
             self._running.discard(process)
-        _kill(process)  # what it started and left
+        _signal(os.killpg, process, signal.SIGKILL)  # what it started and left
         assert process.exitcode is not None
         return process.exitcode
 
@@ -82,17 +87,16 @@ class Local:
         """Ends all that runs, and runs nothing more."""
         with self._turn:
             self._stopped = True
-            running = list(self._running)
+            for process in self._running:
+                _signal(os.kill, process, signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_SECONDS
         try:
-            for process in running:
-                with suppress(ProcessLookupError):
-                    os.kill(process.pid or 0, signal.SIGTERM)
-            deadline = time.monotonic() + GRACE_SECONDS
             while self._running and time.monotonic() < deadline:
                 time.sleep(0.1)
         finally:
-            for process in running:
-                _kill(process)
+            with self._turn:
+                for process in self._running:
+                    _signal(os.kill, process, signal.SIGKILL)
 
 
 def _run(argv: list[str], log: Path) -> None:
@@ -117,8 +121,7 @@ def _die_with_driver() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def _kill(process: BaseProcess) -> None:
-    """Kills a process and those of its group."""
-    for kill in (os.kill, os.killpg):  # it may not be at the head of a group of its own yet
-        with suppress(ProcessLookupError):
-            kill(process.pid or 0, signal.SIGKILL)
+def _signal(send: Callable[[int, int], None], process: BaseProcess, number: int) -> None:
+    assert process.pid
+    with suppress(ProcessLookupError):
+        send(process.pid, number)

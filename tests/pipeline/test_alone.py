@@ -5,8 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
-from small_project import Project
+from small_project import Project, wait_until
 
 from dapbench.errors import UserError
 from dapbench.pipeline.alone import alone
@@ -74,5 +75,6 @@ def test_only_locks_of_living_dvc_processes_stay(project: Project) -> None:
         assert not stays(held_by(another.pid))
         another.kill()
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "dvc"]) as dvc:
+        wait_until(lambda: "dvc" in psutil.Process(dvc.pid).cmdline())
         assert stays(held_by(dvc.pid))
         dvc.kill()
