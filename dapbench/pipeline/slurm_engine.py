@@ -46,7 +46,6 @@ class Slurm:
         self._stopped = False
         self._queue: set[str] = set()
         self._looked = -QUEUE_SECONDS
-        shutil.rmtree(self._folder, ignore_errors=True)
         try:
             self._executor = submitit.AutoExecutor(self._folder, cluster=self._cluster)
         except RuntimeError as error:
@@ -63,6 +62,7 @@ class Slurm:
         cloudpickle.register_pickle_by_value(worker)
         self._cancel()
         self._wait_until_cancelled()
+        shutil.rmtree(self._folder, ignore_errors=True)  # what earlier jobs left
         print("slurm: waiting for a first job, which checks that jobs see this folder", flush=True)
         job = self._submit(worker.probe)
         try:

@@ -1,5 +1,6 @@
 """Cells on Ray and SLURM: the same results as here, whatever dies on the way."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -102,6 +103,56 @@ def test_a_killed_command_is_run_again_and_a_failed_one_says_why(project: Projec
     _, error = driver.communicate(timeout=120)
     assert driver.returncode == 1
     assert "online@tiny-hopper-ppo-0: told to fail; see results/tiny/cell_logs" in error
+
+
+# Stand in for SLURM's commands: a job is a session of processes, and a file of its number holds its leader and name.
+FAKE_SLURM = {
+    "sbatch": """
+for script; do :; done
+id=$(ls jobs | wc -l)
+name=$(sed -n 's/^#SBATCH --job-name=//p' "$script")
+export SLURM_JOB_ID=$id SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1 SLURM_NODEID=0 SLURM_PROCID=0 SLURM_LOCALID=0
+setsid bash "$script" > jobs/output 2>&1 &
+echo "$! $name" > jobs/$id
+echo "Submitted batch job $id"
+""",
+    "srun": 'shift 3; exec "$@"',  # --unbuffered --output FILE
+    "squeue": """
+for name; do case $name in --name=*) name=${name#--name=}; break;; esac; done
+cd jobs; for id in $(ls | grep -v output); do
+read pid job < $id; [ "$job" = "$name" ] && kill -0 -$pid 2> /dev/null && echo $id; done; exit 0
+""",
+    "scancel": """
+for name; do case $name in --name=*) name=${name#--name=}; break;; esac; done
+cd jobs; for id in $(ls | grep -v output); do
+read pid job < $id; [ "$job" = "$name" ] && kill -9 -$pid 2> /dev/null && echo $id >> ../cancelled; done; exit 0
+""",
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs bash and setsid")
+def test_jobs_of_a_killed_driver_are_cancelled_by_their_name(
+    project: Project, finished_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit")
+    (project.root / "jobs").mkdir()
+    for name, text in FAKE_SLURM.items():
+        project.write(f"bin/{name}", f"#!/bin/bash\n{text}")
+        (project.root / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{project.root}/bin:{os.environ['PATH']}")
+    driver = project.start("--engine", "slurm")
+    (command,) = project.commands()
+    driver.kill()
+    driver.wait()
+    assert is_alive(command)  # SLURM knows nothing of a driver
+    project.calls()
+    again = project.start("--engine", "slurm")
+    assert not is_alive(command)
+    assert (project.root / "cancelled").read_text(encoding="utf-8").count("\n") == 1
+    project.release()
+    _, error = again.communicate(timeout=120)
+    assert again.returncode == 0, error
+    assert of_ppo(project) == of_ppo(finished_project)
 
 
 @pytest.mark.parametrize(("engine", "package"), [("ray", "ray"), ("slurm", "submitit")])
