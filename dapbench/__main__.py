@@ -2,4 +2,5 @@
 
 from dapbench.cli import main
 
-main()
+if __name__ == "__main__":  # and not where multiprocessing imports the main module anew
+    main()

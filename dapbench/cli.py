@@ -25,8 +25,8 @@ COMMANDS = {
         "dapbench.timing.throughput:throughput",
     ),
     "reference": ("measure what counts as 0 and as 1 on a task", "dapbench.datasets.reference:reference"),
-    "report": ("build tables, figures and the report page from results", "dapbench.pipeline.engine:report"),
-    "repro": ("run whatever is stale of the whole pipeline, in parallel", "dapbench.pipeline.engine:repro"),
+    "report": ("build tables, figures and the report page from results", "dapbench.report.command:report"),
+    "repro": ("run whatever is stale of the whole pipeline, in parallel", "dapbench.pipeline.commands:repro"),
     "track": ("record finished run directories in MLflow", "dapbench.tracking.recording:track_command"),
 }
 
@@ -74,15 +74,6 @@ def main() -> None:
         print(usage())
         return
     try:
-        if "DAPBENCH_DISPATCHER" in os.environ:  # started by a cell whose driver has workers for it
-            from dapbench.pipeline import dispatch
-
-            sys.exit(dispatch.hand_over(sys.argv[1:]))
-        if "DAPBENCH_PRELOADED" in os.environ:  # by one whose driver has imported what commands import
-            from dapbench.pipeline import preloaded
-
-            if (ended := preloaded.hand_over(sys.argv[1:])) is not None:
-                sys.exit(ended)
         if name not in COMMANDS:
             raise UserError(f"unknown command '{name}'; choose one of {', '.join(COMMANDS)}")
         status = run(name, argv)

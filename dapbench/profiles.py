@@ -6,7 +6,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Cell:
+class Run:
     """One run that a profile asks for, and the group of the profile that asks for it."""
 
     group: str
@@ -15,7 +15,7 @@ class Cell:
     seed: int
 
 
-def cells(profile: Mapping[str, Any]) -> Iterator[Cell]:
+def runs(profile: Mapping[str, Any]) -> Iterator[Run]:
     """The runs of a profile: its tasks, methods and seeds under ``main``, then each group with methods of its own."""
     groups = {"main": profile, **{k: v for k, v in profile.items() if isinstance(v, Mapping) and "methods" in v}}
     seen = set()
@@ -25,4 +25,4 @@ def cells(profile: Mapping[str, Any]) -> Iterator[Cell]:
                 for seed in group.get("seeds") or profile["seeds"]:
                     if (task, method, seed) not in seen:
                         seen.add((task, method, seed))
-                        yield Cell(name, task, method, int(seed))
+                        yield Run(name, task, method, int(seed))

@@ -5,6 +5,7 @@ imported, so that it holds for a project other than the one at work, and for a u
 """
 
 import ast
+import functools
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,7 @@ def sources(modules: Iterable[str], root: Path = HOME) -> list[Path]:
     found: set[Path] = set()
     waiting = list(modules)
     seen: set[str] = set()
+    user_folders = _user_folders(root)
     while waiting:
         module = waiting.pop()
         parts = module.split(".")
@@ -33,38 +35,33 @@ def sources(modules: Iterable[str], root: Path = HOME) -> list[Path]:
             if name in seen:
                 continue
             seen.add(name)
-            file = _file(name, root)
+            file = _file(name, [root] if parts[0] in PACKAGES else user_folders)
             if file is not None:
                 found.add(file)
-                waiting += _imports(file, name)
+                waiting += _imports(file, name, file.stat().st_mtime_ns)
     return sorted(found)
 
 
 def dependencies(modules: Iterable[str], root: Path) -> list[str]:
-    """The paths below ``root`` that DVC is to watch for ``modules``: a room of dapbench as a whole, other files singly.
+    """The paths that DVC is to watch for ``modules``: a room below ``root`` as a whole, other files singly.
 
-    Left out is the :data:`PLUMBING` of dapbench.
+    A room is a folder of dapbench or baselines. Left out are empty files and the :data:`PLUMBING` of dapbench.
     """
     paths = set()
     for file in sources(modules, root):
-        try:
-            parts = file.relative_to(root).parts
-        except ValueError:  # a user's own file elsewhere
-            paths.add(file.as_posix())
+        parts = file.relative_to(root).parts if file.is_relative_to(root) else ()
+        if parts[:1] == ("dapbench",) and len(parts) == 2 and parts[1] in PLUMBING:
             continue
-        if parts[0] != "dapbench":
-            paths.add("/".join(parts))
-        elif len(parts) > 2:
+        if parts and parts[0] in PACKAGES and len(parts) > 2:
             paths.add("/".join(parts[:2]))
-        elif parts[1] not in PLUMBING:
-            paths.add("/".join(parts))
-    return sorted(path for path in paths if (root / path).is_dir() or (root / path).stat().st_size)
+        elif file.stat().st_size:
+            paths.add("/".join(parts) or file.as_posix())  # the latter is a user's own file elsewhere
+    return sorted(paths)
 
 
-def _file(module: str, root: Path) -> Path | None:
+def _file(module: str, folders: Iterable[Path]) -> Path | None:
     """The project's or the user's file of a module; None for a library's."""
-    top, _, _ = module.partition(".")
-    for folder in [root] if top in PACKAGES else _user_folders(root):
+    for folder in folders:
         place = folder / module.replace(".", "/")
         for file in (place.with_suffix(".py"), place / "__init__.py"):
             if file.is_file():
@@ -79,8 +76,13 @@ def _user_folders(root: Path) -> list[Path]:
     return [folder for folder in folders if not any(folder.is_relative_to(place) for place in installed)]
 
 
-def _imports(file: Path, module: str) -> Iterator[str]:
+@functools.cache
+def _imports(file: Path, module: str, _modified: int) -> list[str]:
     """The names that a file imports anywhere but for type checkers; what ``from`` names may be a module or not."""
+    return list(_names(file, module))
+
+
+def _names(file: Path, module: str) -> Iterator[str]:
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     for node in _executed(ast.parse(file.read_text(encoding="utf-8"), file)):
         if isinstance(node, ast.Import):
@@ -93,9 +95,9 @@ def _imports(file: Path, module: str) -> Iterator[str]:
 
 
 def _executed(node: ast.AST) -> Iterator[ast.AST]:
-    """Every node below ``node`` that is not under ``if TYPE_CHECKING``."""
+    """Every node below ``node`` but for what is under ``if TYPE_CHECKING``."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
-            continue
+            child = ast.Module(child.orelse, [])
         yield child
         yield from _executed(child)

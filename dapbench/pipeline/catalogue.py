@@ -3,7 +3,9 @@
 A new file in conf/task, conf/method, conf/logs or conf/prior is found by a glob: there is no list to extend.
 """
 
-import ast
+import functools
+import itertools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from dapbench import profiles
 from dapbench.errors import UserError
+from dapbench.sources import dependencies
 
 GROUPS = ("task", "method", "logs", "prior")
-STAGES = ("collect", "pretrain", "online", "online_from_data", "overhead", "report")
+STAGES = ("collect", "pretrain", "online", "overhead", "showcase", "report")
+SHOWN = ("ppo", "ppo_dap")  # the methods whose policies and priors the report shows
+
+NUM_DEPS = 16  # of each stage in dvc.yaml
 
 Cell = dict[str, Any]
 
@@ -30,132 +36,143 @@ def register(conf: Path) -> None:
     ConfigStore.instance().store("catalogue", {"defaults": defaults}, provider="dapbench")
 
     def resolver(*, _root_: DictConfig) -> DictConfig:
-        return OmegaConf.create(cells(_root_, conf.parent))
+        return OmegaConf.create(_Catalogue(_root_, conf.parent).cells())
 
     OmegaConf.register_new_resolver("dapbench.cells", resolver, replace=True)
 
 
-def cells(params: DictConfig, root: Path) -> dict[str, dict[str, Cell]]:
+class _Catalogue:
     """The cells of each stage of dvc.yaml, from the profile in the composed ``params``.
 
-    A key such as ``quick-hopper-ppo-0`` names its cell for good: more tasks, methods or seeds only add keys.
+    A key such as ``quick-hopper-ppo-0`` names its cell for good: more tasks, methods or seeds only add keys. ``deps``
+    is all that a cell reads beside params.yaml: the code that it imports, and the data.
     """
-    _check(params)
-    profile = params.profile
-    results = f"results/{profile.name}"
-    files = {name: _file(config._target_) for name, config in params.method.items()}
-    stages: dict[str, dict[str, Cell]] = {stage: {} for stage in STAGES}
-    for run in profiles.cells(profile):
-        if not (root / files[run.method]).is_file():
-            missing = files[run.method]
-            raise UserError(f"method {run.method} needs the file {missing} of its _target_, which does not exist")
-        source = _add_source(stages, params, run.task, run.method, files)
-        key = f"{profile.name}-{run.task}-{run.method}-{run.seed}"
-        stages["online_from_data" if source else "online"][key] = {
-            "profile": profile.name,
-            "task": run.task,
-            "method": run.method,
-            "seed": run.seed,
-            "code": files[run.method],
-            "base": _base(files[run.method], files, root),
-            "out": f"{results}/runs/{run.task}/{run.method}/{run.seed}",
-        } | source
-    for task in profile.overhead_tasks:
-        sources = [_add_source(stages, params, task, method, files) for method in ("ppo", "ppo_dap")]
-        stages["overhead"][f"{profile.name}-{task}"] = {
-            "profile": profile.name,
-            "task": task,
-            "source": sources[-1]["source"],
-            "out": f"{results}/overhead/{task}",
-        }
-    runs = f"{results}/runs"
-    stages["report"][profile.name] = {
-        "profile": profile.name,
-        "runs": runs,
-        "priors": f"{results}/priors" if stages["pretrain"] else runs,  # a dependency has to exist
-        "overhead": f"{results}/overhead" if stages["overhead"] else runs,
-        "out": f"{results}/report",
-    }
-    return stages
+
+    def __init__(self, params: DictConfig, root: Path):
+        self._params, self._profile, self._root = params, params.profile, root
+        self._results = f"results/{params.profile.name}"
+        self._stages: dict[str, dict[str, Cell]] = {stage: {} for stage in STAGES}
+        self._code = functools.cache(lambda *modules: dependencies(modules, root))
+
+    def cells(self) -> dict[str, dict[str, Cell]]:
+        """Every cell by its stage and key."""
+        self._check()
+        for run in profiles.runs(self._profile):
+            self._add_run(run)
+        for task in self._profile.overhead_tasks:
+            self._add_overhead(task)
+        self._add_report()
+        return self._stages
+
+    def _add_run(self, run: profiles.Run) -> None:
+        starts_from = self._start(run.task, run.method)
+        out = f"{self._results}/runs/{run.task}/{run.method}/{run.seed}"
+        cell = {"task": run.task, "method": run.method, "seed": run.seed, "out": out}
+        self._add("online", f"{run.task}-{run.method}-{run.seed}", cell, self._modules_of_run(run.method), starts_from)
+        if run.method in SHOWN and f"{self._key(run.task)}-{run.method}" not in self._stages["showcase"]:
+            logs = [self._logs(run.task, run.method)] if starts_from else []
+            shown = {"run": out, "logs_dir": logs[0] if logs else "null"}
+            shown["out"] = f"{self._results}/showcase/{run.task}/{run.method}"
+            modules = ["dapbench.showcase.showcase", *self._modules_of_run(run.method)[1:]]
+            self._add("showcase", f"{run.task}-{run.method}", shown, modules, [f"{out}/model.ckpt", *logs])
+
+    def _add_overhead(self, task: str) -> None:
+        methods = ("ppo", "ppo_dap")
+        modules = ["dapbench.timing.overhead", *(m for method in methods for m in self._modules_of_run(method))]
+        data = [path for method in methods for path in self._start(task, method)]
+        self._add("overhead", task, {"task": task, "out": f"{self._results}/overhead/{task}"}, modules, data)
+
+    def _add_report(self) -> None:
+        made_by = {"runs": "online", "priors": "pretrain", "overhead": "overhead", "showcase": "showcase"}
+        data = [f"{self._results}/{folder}" for folder, stage in made_by.items() if self._stages[stage]]
+        self._add("report", "", {"out": f"{self._results}/report"}, ["dapbench.report.build"], ["analysis", *data])
+
+    def _start(self, task: str, method: str) -> list[str]:
+        """The paths of the data that a method starts from, if any; adds the cells that make them."""
+        config = self._params.method[method]
+        starts_from = config.get("starts_from")
+        if starts_from not in ("nothing", "logs", "prior"):
+            valid = "nothing, logs, prior"
+            raise UserError(f"conf/method/{method}.yaml: starts_from '{starts_from}' is not one of {valid}")
+        if starts_from == "nothing":
+            return []
+        logs = self._logs(task, method)
+        if starts_from == "logs":
+            return [logs]
+        quality = logs.rpartition("/")[2]
+        prior = self._known("prior", config.get("prior"), f"prior of method {method}")
+        out = f"{self._results}/priors/{task}/{quality}/{prior}"
+        modules = ["dapbench.prior.pretraining", self._module(f"prior {prior}", self._params.prior[prior])]
+        cell = {"task": task, "quality": quality, "prior": prior, "out": out}
+        self._add("pretrain", f"{task}-{quality}-{prior}", cell, modules, [logs])
+        return [out]
+
+    def _logs(self, task: str, method: str) -> str:
+        """The path of the logs that a method starts from, itself or its prior; adds the cell that makes them."""
+        quality = self._params.method[method].get("log_quality") or self._profile.log_quality
+        self._known("logs", quality, f"log_quality of method {method} or profile {self._profile.name}")
+        out = f"{self._results}/logs/{task}/{quality}"
+        modules = ["dapbench.datasets.collecting", self._module("behaviour", self._params.behaviour)]
+        self._add("collect", f"{task}-{quality}", {"task": task, "quality": quality, "out": out}, modules, [])
+        return out
+
+    def _add(self, stage: str, key: str, cell: Cell, modules: Iterable[str], data: Iterable[str]) -> None:
+        """Adds a cell that runs the code of ``modules`` on the files ``data``."""
+        deps = _filled([*self._code(*modules), *sorted(set(data))], self._root, f"{stage} {key}")
+        self._stages[stage][self._key(key)] = {"profile": self._profile.name, **cell, "deps": deps}
+
+    def _key(self, rest: str) -> str:
+        return f"{self._profile.name}-{rest}" if rest else str(self._profile.name)
+
+    def _modules_of_run(self, method: str) -> list[str]:
+        """The modules behind `dapbench train` for a method."""
+        config = self._params.method[method]
+        modules = ["dapbench.runs.training", self._module(f"method {method}", config)]
+        if config.starts_from == "prior":
+            modules.append(self._module(f"prior {config.prior}", self._params.prior[config.prior]))
+        return modules
+
+    def _module(self, what: str, config: DictConfig) -> str:
+        """The module of a ``_target_``, such as ``dapbench.ppo`` for ``dapbench.ppo.PPO``."""
+        module = str(config.get("_target_")).rpartition(".")[0]
+        if not self._code(module):
+            raise UserError(f"{what} needs the module of its _target_ {config.get('_target_')}, which does not exist")
+        return module
+
+    def _check(self) -> None:
+        """Refuses a profile with unknown or no cells, and a file of conf/ whose name is not its own."""
+        where = f"profile {self._profile.name}"
+        for key in ("tasks", "methods", "seeds"):
+            if not self._profile[key]:
+                raise UserError(f"{where} has no {key}: profile.{key} needs at least one")
+        for run in profiles.runs(self._profile):
+            self._known("task", run.task, where)
+            self._known("method", run.method, where)
+        for task in self._profile.overhead_tasks:
+            self._known("task", task, where)
+        for group in GROUPS:
+            for stem, config in self._params[group].items():
+                if config.get("name") != stem:
+                    raise UserError(f"conf/{group}/{stem}.yaml says name: {config.get('name')}; write name: {stem}")
+
+    def _known(self, group: str, name: str | None, where: str) -> str:
+        """Returns ``name`` if conf/``group`` has a file for it."""
+        if name not in self._params[group]:
+            raise UserError(f"unknown {group} '{name}' ({where}); choose one of {', '.join(self._params[group])}")
+        return str(name)
 
 
-def _add_source(
-    stages: dict[str, dict[str, Cell]], params: DictConfig, task: str, method: str, files: dict[str, str]
-) -> Cell:
-    """Adds the cells behind the data that a method starts from; returns that data's path as ``source``, if any."""
-    profile, config = params.profile, params.method[method]
-    starts_from = config.get("starts_from")
-    if starts_from not in ("nothing", "logs", "prior"):
-        raise UserError(f"conf/method/{method}.yaml: starts_from '{starts_from}' is not one of nothing, logs, prior")
-    if starts_from == "nothing":
-        return {}
-    quality = config.get("log_quality") or profile.log_quality
-    _known(params, "logs", quality, f"log_quality of method {method} or profile {profile.name}")
-    logs = {"profile": profile.name, "task": task, "quality": quality}
-    logs_dir = f"results/{profile.name}/logs/{task}/{quality}"
-    stages["collect"][f"{profile.name}-{task}-{quality}"] = {
-        **logs,
-        "code": files[params.behaviour.name],
-        "out": logs_dir,
-    }
-    if starts_from == "logs":
-        return {"source": logs_dir}
-    prior = _known(params, "prior", config.get("prior"), f"prior of method {method}")
-    prior_dir = f"results/{profile.name}/priors/{task}/{quality}/{prior}"
-    stages["pretrain"][f"{profile.name}-{task}-{quality}-{prior}"] = {
-        **logs,
-        "prior": prior,
-        "source": logs_dir,
-        "out": prior_dir,
-    }
-    return {"source": prior_dir}
+def _filled(deps: list[str], root: Path, cell: str) -> list[str]:
+    """Makes ``deps`` as long as the lists of dvc.yaml, where DVC's schema wants single paths and takes no list.
 
-
-def _check(params: DictConfig) -> None:
-    """Refuses a profile with unknown or no cells, and a file of conf/ whose name is not its own."""
-    profile = params.profile
-    for key in ("tasks", "methods", "seeds"):
-        if not profile[key]:
-            raise UserError(f"profile {profile.name} has no {key}: profile.{key} needs at least one")
-    for run in profiles.cells(profile):
-        _known(params, "task", run.task, f"profile {profile.name}")
-        _known(params, "method", run.method, f"profile {profile.name}")
-    for task in profile.overhead_tasks:
-        _known(params, "task", task, f"profile {profile.name}")
-    for group in GROUPS:
-        for stem, config in params[group].items():
-            if config.get("name") != stem:
-                raise UserError(f"conf/{group}/{stem}.yaml says name: {config.get('name')}; write name: {stem}")
-
-
-def _known(params: DictConfig, group: str, name: str | None, where: str) -> str:
-    """Returns ``name`` if conf/``group`` has a file for it."""
-    if name not in params[group]:
-        raise UserError(f"unknown {group} '{name}' ({where}); choose one of {', '.join(params[group])}")
-    return str(name)
-
-
-def _file(target: str) -> str:
-    """The file that holds the class ``target``, such as baselines/ppo.py for dapbench.ppo.PPO."""
-    return target.rpartition(".")[0].replace(".", "/") + ".py"
-
-
-def _base(file: str, files: dict[str, str], root: Path) -> str:
-    """The other method's file that ``file`` imports, directly or not; ``file`` itself if there is none.
-
-    One at most, since a stage of dvc.yaml names a fixed number of dependencies.
+    It is filled up with files of the folders that it names: nothing is stale for them that is not so anyway.
     """
-    modules = {path.removesuffix(".py").replace("/", "."): path for path in files.values()}
-    found: set[str] = set()
-    waiting = [file]
-    while waiting:
-        for node in ast.walk(ast.parse((root / waiting.pop()).read_text(encoding="utf-8"))):
-            imported = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
-            if isinstance(node, ast.ImportFrom):
-                imported = [str(node.module), *(f"{node.module}.{name}" for name in imported)]
-            new = {modules[name] for name in imported if name in modules} - found - {file}
-            found |= new
-            waiting += new
-    if len(found) > 1:
-        raise UserError(f"{file} builds on {' and '.join(sorted(found))}; move what they share to dapbench/on_policy")
-    return found.pop() if found else file
+    files = (file for dep in deps for file in sorted((root / dep).glob("*.py")) if file.stat().st_size)
+    filling = itertools.islice(files, max(0, NUM_DEPS - len(deps)))
+    filled = [*deps, *(file.relative_to(root).as_posix() for file in filling)]
+    if len(filled) != NUM_DEPS:
+        raise UserError(
+            f"{cell} depends on {len(filled)} files and folders in place of {NUM_DEPS} ({', '.join(deps)}); "
+            "put what a method imports into a folder of baselines/"
+        )
+    return filled

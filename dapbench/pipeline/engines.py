@@ -1,18 +1,36 @@
 """Where cells run: this machine, a Ray cluster, or SLURM."""
 
+import os
+import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from dapbench.errors import UserError
-from dapbench.pipeline.local import Local
-from dapbench.pipeline.schedule import Engine
+from dapbench.files import write_text
+from dapbench.pipeline.worker import Project
 
 PACKAGES = {"local": None, "ray": "ray", "slurm": "submitit"}
 CLUSTERS = ("slurm", "local")
-OURS = ("array", "output", "error", "open-mode", "signal", "nodes", "ntasks", "cpus-per-task")  # options of sbatch
+# Options of sbatch that dapbench sets.
+OURS = ("array", "output", "error", "open-mode", "signal", "nodes", "ntasks", "cpus-per-task", "job-name")
+
+
+class Engine(Protocol):
+    """Where commands run."""
+
+    def run(self, argv: list[str], log: Path) -> int:
+        """Runs a `dapbench` command to its end and returns its exit status; called from several threads.
+
+        Raises:
+            UserError: no machine could run it to its end.
+        """
+
+    def stop(self) -> None:
+        """Ends all that runs, so that every ``run`` returns."""
 
 
 class SlurmSettings(NamedTuple):
@@ -68,40 +86,35 @@ class Choice(NamedTuple):
 
 
 @contextmanager
-def open_engine(choice: Choice, root: Path, lock: int) -> Iterator[Engine]:
-    """The engine of a ``choice``; ``lock`` is a file that stays open in what it runs.
+def open_engine(choice: Choice, root: Path) -> Iterator[Engine]:
+    """The engine of a ``choice``.
 
     Raises:
         UserError: there is no such cluster, or its machines do not see the project's folder.
     """
     if choice.engine == "local":
-        from dapbench.pipeline.preloaded import preloaded
+        from dapbench.pipeline.local import Local
 
-        with preloaded(root, lock) as variables:
-            yield Local(root, lock, variables)
+        yield Local()
         return
-    from dapbench.pipeline.dispatch import Remote
-    from dapbench.pipeline.exchange import Exchange, Workers
+    environment = {name: value for name, value in os.environ.items() if name != "TMPDIR"} | {"OMP_NUM_THREADS": "1"}
+    project = Project(str(root.resolve()), sys.executable, environment, uuid.uuid4().hex)
+    write_text(project.token_file, project.token)
+    if choice.engine == "ray":
+        from dapbench.pipeline.ray_engine import Ray
 
-    exchange = Exchange(root)
-    workers: Workers
-    try:
-        if choice.engine == "ray":
-            from dapbench.pipeline.ray_workers import RayWorkers
+        with Ray(choice.address, choice.jobs, project) as ray:
+            yield ray
+    else:
+        from dapbench.pipeline.slurm_engine import Slurm
 
-            workers = RayWorkers(choice.address, choice.jobs)
-        else:
-            from dapbench.pipeline.slurm_workers import SlurmWorkers
+        yield Slurm(project, slurm_settings(choice.slurm))
 
-            workers = SlurmWorkers(exchange.folder, choice.jobs, slurm_settings(choice.slurm))
-        try:
-            workers.check(exchange)
-            engine = Remote(exchange, workers, lock)
-            try:
-                yield engine
-            finally:
-                engine.close()
-        finally:
-            workers.close()
-    finally:
-        exchange.stop()
+
+def refuse_unseen(said: str, engine: str) -> None:
+    """Raises a UserError for what a probe of a machine ``said``, if anything."""
+    if said:
+        raise UserError(
+            f"{said}: for --engine {engine} the project and its .venv have to lie in a folder that every machine "
+            "has at the same path; move them to one (docs/cluster.md)"
+        )

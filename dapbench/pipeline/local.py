@@ -1,95 +1,127 @@
-"""The engine that runs cells as processes of this machine."""
+"""The engine of this machine: commands are forked from a process that has imported the libraries.
 
+A command would spend eight seconds on importing what every other one imports too. The standard library's fork server
+does it once. dapbench's own modules each command imports itself, as they are when its cell starts.
+"""
+
+import gc
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import forkserver
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from threading import Lock, Thread
 
-import psutil
-
-OWNER = "DAPBENCH_PROJECT"  # the variable that marks a process as started by a driver, and for which project
 GRACE_SECONDS = 30.0  # what the commands get to end in once they are told to
+
+# One that is missing, since another version of torch has other modules, is passed over.
+LIBRARIES = [
+    "lightning.pytorch",
+    "torch._dynamo.backends.inductor",  # what torch.compile imports when it is first called, here and below
+    "torch._dynamo.repro.after_dynamo",
+    "torch._export.passes",
+    "torch._inductor.codegen.cpp_wrapper_cpu_array_ref",
+    "torch._inductor.codegen.cuda_combined_scheduling",
+    "torch._inductor.codegen.cutedsl.cutedsl_scheduling",
+    "torch._inductor.codegen.xpu.xpu_combined_scheduling",
+    "torch._inductor.compile_fx",
+    "torch.distributed.tensor.experimental",
+    "torch.utils.cpp_extension",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "gymnasium.envs.mujoco",
+    "h5py",
+    "hydra.main",
+    "minari",
+    "mujoco",
+    "peft",
+]
 
 
 class Local:
-    """Runs commands on this machine, each on one core.
+    """Runs commands on this machine, each on one core."""
 
-    Args:
-        root: the project's folder, which marks what runs as the project's.
-        lock: a file that stays open in what runs, and so locked for as long as it does.
-        variables: of the commands' environment, beside those of this process.
-    """
+    def __init__(self) -> None:
+        os.environ["OMP_NUM_THREADS"] = "1"
+        # Asking CUDA what there is would make it unusable in a fork; asking the driver does not.
+        os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+        self._context: ForkServerContext | SpawnContext
+        if sys.platform == "linux":
+            self._context = multiprocessing.get_context("forkserver")
+            self._context.set_forkserver_preload(LIBRARIES)
+            at_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at a terminal is for the driver alone
+            forkserver.ensure_running()
+            signal.signal(signal.SIGINT, at_interrupt)
+        else:  # where forking is not safe
+            self._context = multiprocessing.get_context("spawn")
+        self._turn = Lock()  # at multiprocessing's list of children, which threads must not poll at the same time
+        self._running: set[BaseProcess] = set()
+        self._stopped = False
 
-    def __init__(self, root: Path, lock: int | None = None, variables: Mapping[str, str] | None = None):
-        self._running: set[subprocess.Popen[bytes]] = set()
-        self._kept = () if lock is None else (lock,)
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-        self._environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": path, OWNER: str(root.resolve())}
-        self._environment |= variables or {}
+    def run(self, argv: list[str], log: Path) -> int:
+        """Runs a `dapbench` command to its end, its output going to ``log``; returns its exit status.
 
-    def run(self, command: list[str], log: Path) -> int:
-        """Runs ``command`` to its end, its output going to ``log``; returns its exit status."""
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=self._environment,
-                pass_fds=self._kept,
-                start_new_session=True,  # Ctrl-C reaches the driver alone, which then stops the cells in order
-            )
-        self._running.add(process)
-        try:
-            return process.wait()
-        finally:
+        A status below zero is the signal that ended it.
+        """
+        process = self._context.Process(target=_run, args=(argv, log))
+        with self._turn:
+            if self._stopped:
+                return -signal.SIGTERM
+            process.start()
+            self._running.add(process)
+        wait([process.sentinel])
+        with self._turn:
+            process.join()
             self._running.discard(process)
+        _signal(os.killpg, process, signal.SIGKILL)  # what it started and left
+        assert process.exitcode is not None
+        return process.exitcode
 
     def stop(self) -> None:
-        """Ends all that runs.
-
-        Only what DVC started is told to end; DVC itself, cut off while writing dvc.lock, would leave half a file.
-        It sees its command fail and goes by itself.
-        """
+        """Ends all that runs, and runs nothing more."""
+        with self._turn:
+            self._stopped = True
+            for process in self._running:
+                _signal(os.kill, process, signal.SIGTERM)
         deadline = time.monotonic() + GRACE_SECONDS
-        groups = {process.pid for process in list(self._running)}
-        told: set[psutil.Process] = set()
         try:
-            while (self._running or any(map(is_alive, told))) and time.monotonic() < deadline:
-                for process in list(self._running):
-                    groups.add(process.pid)
-                    _tell_children(process.pid, told)
+            while self._running and time.monotonic() < deadline:
                 time.sleep(0.1)
         finally:
-            for group in groups:
-                _kill_group(group)
+            with self._turn:
+                for process in self._running:
+                    _signal(os.kill, process, signal.SIGKILL)
 
 
-def is_alive(process: psutil.Process) -> bool:
-    """Whether a process still does something; a dead one that its parent has yet to reap does not."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+def _run(argv: list[str], log: Path) -> None:
+    """In the fork: runs the command ``argv``."""
+    os.setpgid(0, 0)  # Ctrl-C at a terminal reaches the driver alone, which then ends the commands in order
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    Thread(target=_die_with_driver, daemon=True).start()
+    gc.freeze()  # what the fork shares with others stays shared for as long as nobody writes to it
+    with log.open("wb") as output:
+        for number in (1, 2):
+            os.dup2(output.fileno(), number)
+    sys.argv = argv
+    from dapbench.cli import main
+
+    main()
 
 
-def _tell_children(pid: int, told: set[psutil.Process]) -> None:
-    """Tells the descendants of ``pid`` that are not among ``told`` to end, and adds them."""
-    try:
-        for child in psutil.Process(pid).children(recursive=True):
-            if child not in told:
-                told.add(child)
-                child.terminate()
-    except psutil.NoSuchProcess:
-        return  # it ended by itself
+def _die_with_driver() -> None:
+    driver = multiprocessing.parent_process()
+    assert driver is not None
+    driver.join()
+    os.killpg(0, signal.SIGKILL)
 
 
-def _kill_group(group: int) -> None:
-    try:
-        os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        return  # all of it has ended
+def _signal(send: Callable[[int, int], None], process: BaseProcess, number: int) -> None:
+    assert process.pid
+    with suppress(ProcessLookupError):
+        send(process.pid, number)

@@ -43,8 +43,8 @@ def compose(root: Path, overrides: list[str]) -> dict[str, Any]:
                 composed, str(conf), None, hydra["config_name"], str(root / hydra["plugins_path"]), overrides
             )
         except (HydraException, OmegaConfBaseException) as error:
-            if isinstance(error.__cause__, UserError):
-                raise error.__cause__ from error
+            if isinstance(error.__context__, UserError):  # the catalogue's own, which OmegaConf wraps
+                raise error.__context__ from error
             raise UserError(f"conf/pipeline.yaml does not compose: {' '.join(str(error).split())}") from error
         text = composed.read_text(encoding="utf-8")
     write_text(root / "params.yaml", text)

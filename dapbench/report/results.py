@@ -16,7 +16,7 @@ import yaml
 from dapbench.config import CONF, choices, compose
 from dapbench.curves import filled
 from dapbench.errors import UserError
-from dapbench.profiles import Cell, cells
+from dapbench.profiles import Run, runs
 from dapbench.report.statistics import Reference, reference_scores
 
 KEY = ["task", "method", "seed"]
@@ -72,7 +72,7 @@ class Results:
         for config in self.configs.values():
             for part in (config["task"], config["method"]):
                 named[part["name"]] = part.get("title", part["name"])
-        asked = [(cell.task, cell.method) for cell in cells(self.profile)]
+        asked = [(run.task, run.method) for run in runs(self.profile)]
         names = {"task": [task for task, _ in asked], "method": [BASELINE, SUBJECT, *(method for _, method in asked)]}
         for group, members in names.items():
             named |= {name: _conf_title(group, name) for name in members if name not in named}
@@ -164,7 +164,7 @@ def load_results(results_dir: Path, profile: Mapping[str, Any]) -> Results:
     curves: list[pd.DataFrame] = []
     configs: dict[tuple[str, str], dict[str, Any]] = {}
     machines: list[dict[str, Any]] = []
-    for cell in cells(profile):
+    for cell in runs(profile):
         run = folder / "runs" / cell.task / cell.method / str(cell.seed)
         key: dict[str, Any] = {"task": cell.task, "method": cell.method, "seed": cell.seed, "group": cell.group}
         if not (run / "summary.json").exists():
@@ -260,7 +260,7 @@ def _curve(path: Path) -> pd.DataFrame:
     return curve
 
 
-def _same_run(path: Path, summary: dict[str, Any], cell: Cell) -> None:
+def _same_run(path: Path, summary: dict[str, Any], cell: Run) -> None:
     found = [summary[name] for name in KEY]
     if found != [cell.task, cell.method, cell.seed]:
         raise malformed(path, f"is of another run ({' '.join(map(str, found))})")

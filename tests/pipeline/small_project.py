@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from dapbench.pipeline.bookkeeping import Bookkeeping
 from dapbench.pipeline.params import compose
-from dapbench.pipeline.plan import make_plan
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,22 +31,17 @@ OUTS = {
     "pretrain": ["prior.ckpt", "quality.json"],
     "train": ["model.ckpt", "summary.json", "timing.json", "curve.csv"],
     "overhead": ["overhead.json"],
+    "showcase": ["film.gif"],
     "report": ["index.html"],
 }
 
 def main():
-    if "DAPBENCH_DISPATCHER" in os.environ:
-        from dapbench.pipeline.dispatch import hand_over
-
-        sys.exit(hand_over(sys.argv[1:]))
-    if "DAPBENCH_PRELOADED" in os.environ:
-        from dapbench.pipeline.preloaded import hand_over
-
-        sys.exit(hand_over(sys.argv[1:]))
     name, *argv = sys.argv[1:]
     arguments = dict(argument.split("=", 1) for argument in argv)
     params = yaml.safe_load(Path("params.yaml").read_text())
     out = Path(arguments.get("out", f"results/{arguments['profile']}/report"))
+    with open("pids.txt", "a") as pids:
+        print(os.getpid(), file=pids)
     with open("calls.txt", "a") as calls:
         print(name, out.relative_to(f"results/{arguments['profile']}"), file=calls)
     hold = Path("hold")
@@ -70,6 +65,15 @@ def build_report(results_dir, profile):
     return folder / "report/index.html"
 """
 
+CONFIG = """
+from pathlib import Path
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+
+def choices(group):
+    return sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))
+"""
+
 TINY = """
 defaults: [paper]
 name: tiny
@@ -81,14 +85,35 @@ ablations: null
 log_qualities: null
 """
 
-COPIED = [".gitignore", "dvc.yaml", ".dvc/config", ".dvcignore", "dapbench/pipeline"]
-COPIED += [f"dapbench/{name}.py" for name in ("__init__", "__main__", "config", "errors", "files", "profiles")]
-WRITTEN = [f"dapbench/{name}.py" for name in ("losses", "logs", "collect", "ppo_dap", "render", "on_policy/base")]
-WRITTEN += ["dapbench/rl/environments.py", "dapbench/prior/edm.py", "baselines/ppo.py", "analysis/curves.py"]
+COPIED = [".gitignore", "dvc.yaml", ".dvc/config", ".dvcignore", "dapbench/pipeline", "dapbench/report/command.py"]
+COPIED += [
+    f"dapbench/{name}.py" for name in ("__init__", "__main__", "arguments", "errors", "files", "profiles", "sources")
+]
+# What stands in for the code that cells run: each file's imports.
+IMPORTS = {
+    "dapbench/ppo.py": "from dapbench.rl import environments",
+    "dapbench/ppo_dap.py": "from dapbench import ppo\nfrom dapbench.prior.base import Prior",
+    "dapbench/rl/environments.py": "import dapbench.rl.losses",
+    "dapbench/rl/losses.py": "",
+    "dapbench/datasets/collecting.py": "from dapbench import ppo",
+    "dapbench/prior/base.py": "from dapbench.rl import environments",
+    "dapbench/prior/diffusion.py": "from dapbench.prior import base",
+    "dapbench/prior/pretraining.py": "from dapbench.prior import base",
+    "dapbench/runs/training.py": "from dapbench import ppo",
+    "dapbench/timing/overhead.py": "from dapbench.runs import training",
+    "dapbench/showcase/showcase.py": "from dapbench.rl import environments",
+    "dapbench/report/build.py": "import dapbench.profiles",
+    "analysis/curves.py": "from dapbench import profiles",
+}
+# Folders that are large enough to fill up the lists of dependencies.
+IMPORTS |= {f"dapbench/{room}/part{i}.py": "" for room in ("rl", "report") for i in range(14)}
 GROUPS = {
     "task": {"hopper": "env_id: Hopper-v5", "ant": "env_id: Ant-v5"},
     "logs": {"medium": "behaviour_seed: 1000", "expert": "behaviour_seed: 1000"},
-    "prior": {"diffusion": "width: 128", "gaussian": "width: 128"},
+    "prior": {
+        "diffusion": "_target_: dapbench.prior.diffusion.Diffusion\nwidth: 128",
+        "gaussian": "_target_: dapbench.prior.diffusion.Gaussian\nwidth: 128",
+    },
     "method": {
         "ppo": "_target_: dapbench.ppo.PPO\nstarts_from: nothing\ngamma: 0.99",
         "ppo_dap": "_target_: dapbench.ppo_dap.PPODAP\nstarts_from: prior\nprior: diffusion\ngamma: 0.99",
@@ -96,10 +121,10 @@ GROUPS = {
 }
 
 
-def preloaded_with_little() -> str:
-    """The text of preloaded.py without its libraries, which take longer to import than most tests last."""
-    text = (ROOT / "dapbench/pipeline/preloaded.py").read_text(encoding="utf-8")
-    return re.sub(r"LIBRARIES = \(.*?\n\)", 'LIBRARIES = ("yaml", "no_such_library")', text, flags=re.DOTALL)
+def local_with_little() -> str:
+    """The text of local.py without its libraries, which take longer to import than most tests last."""
+    text = (ROOT / "dapbench/pipeline/local.py").read_text(encoding="utf-8")
+    return re.sub(r"LIBRARIES = \[.*?\n\]", 'LIBRARIES = ["yaml", "no_such_library"]', text, flags=re.DOTALL)
 
 
 class Project:
@@ -113,10 +138,11 @@ class Project:
                 shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 self.write(name, source.read_text(encoding="utf-8"))
-        for name in WRITTEN:
-            self.write(name, f"# {name}\n")
+        for name, text in IMPORTS.items():
+            self.write(name, f"# {name}\n{text}\n")
         self.write("dapbench/cli.py", STUB)
-        self.write("dapbench/pipeline/preloaded.py", preloaded_with_little())
+        self.write("dapbench/config.py", CONFIG)
+        self.write("dapbench/pipeline/local.py", local_with_little())
         self.write("dapbench/report/__init__.py", REPORT)
         self.write("dapbench/tracking/recording.py", "def prepare():\n    pass\n\ndef track_report(*_):\n    pass\n")
         for name in ("conf/pipeline.yaml", "conf/profile/paper.yaml"):
@@ -186,14 +212,13 @@ class Project:
         (self.root / "hold").unlink()
 
     def commands(self) -> list[psutil.Process]:
-        """The stub's processes that run for this project, on whatever engine, or that stand for their forks."""
+        """The stub's processes that are at work for this project, on whatever engine."""
+        pids = self.root / "pids.txt"
         found = []
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                ours = process.cwd() == str(self.root) and "params=params.yaml" in process.cmdline()
-                if ours and "DAPBENCH_DISPATCHER" not in process.environ():
-                    found.append(process)
-        return found
+        for pid in pids.read_text(encoding="utf-8").split() if pids.exists() else []:
+            with suppress(psutil.NoSuchProcess):
+                found.append(psutil.Process(int(pid)))
+        return list(filter(is_alive, found))
 
     def calls(self) -> list[str]:
         """The stub's calls since the last time, sorted: a command and the part of its out below results/tiny."""
@@ -205,7 +230,11 @@ class Project:
     def stale(self, *overrides: str) -> list[str]:
         """The cells that a run under ``overrides`` would go through."""
         compose(self.root, ["profile=tiny", *overrides])
-        return sorted(make_plan())
+        bookkeeping = Bookkeeping()
+        try:
+            return sorted(bookkeeping.plan())
+        finally:
+            bookkeeping.close()
 
     def results(self) -> dict[str, str]:
         """Every file below results, aside from the cells' logs."""
@@ -223,13 +252,22 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
         time.sleep(0.05)
 
 
+def is_alive(process: psutil.Process) -> bool:
+    """Whether a process still does something; a dead one that its parent has yet to reap does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 ONLY_PPO = ("profile=tiny", "profile.methods=[ppo]")
-PPO_CALLS = ["report report", "train runs/hopper/ppo/0"]
-REPRO = "import sys; from dapbench.pipeline.engine import repro; sys.exit(repro(sys.argv[1:]))"
+PPO_CALLS = ["report report", "showcase showcase/hopper/ppo", "train runs/hopper/ppo/0"]
+REPRO = "import sys; from dapbench.pipeline.commands import repro; sys.exit(repro(sys.argv[1:]))"
 ALL_CALLS = [
     "collect logs/hopper/medium",
     "pretrain priors/hopper/medium/diffusion",
-    "report report",
-    "train runs/hopper/ppo/0",
+    *PPO_CALLS,
+    "showcase showcase/hopper/ppo_dap",
     "train runs/hopper/ppo_dap/0",
 ]
+ALL_CALLS.sort()

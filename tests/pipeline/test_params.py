@@ -3,9 +3,11 @@
 from typing import Any
 
 import pytest
+import yaml
 from small_project import Project
 
 from dapbench.errors import UserError
+from dapbench.pipeline.catalogue import NUM_DEPS
 from dapbench.pipeline.params import compose
 
 BY_DVC = """
@@ -48,7 +50,7 @@ def test_an_override_of_a_method_leaves_the_behaviour_policy_alone(project: Proj
 
 def test_more_seeds_only_add_cells(project: Project) -> None:
     before, after = composed(project)["cells"], composed(project, "profile.seeds=[0,1]")["cells"]
-    assert set(after["online"]) == {"tiny-hopper-ppo-0", "tiny-hopper-ppo-1"}
+    assert set(after["online"]) == {f"tiny-hopper-{method}-{seed}" for method in ("ppo", "ppo_dap") for seed in (0, 1)}
     assert all(cells.items() <= after[stage].items() for stage, cells in before.items())
 
 
@@ -56,24 +58,61 @@ def test_a_method_that_starts_from_logs_needs_no_prior(project: Project) -> None
     cells = composed(project, "method.ppo_dap.starts_from=logs", "+method.ppo_dap.log_quality=expert")["cells"]
     assert list(cells["collect"]) == ["tiny-hopper-expert"]
     assert cells["pretrain"] == {}
-    assert cells["online_from_data"]["tiny-hopper-ppo_dap-0"]["source"] == "results/tiny/logs/hopper/expert"
+    assert "results/tiny/logs/hopper/expert" in cells["online"]["tiny-hopper-ppo_dap-0"]["deps"]
+    assert cells["showcase"]["tiny-hopper-ppo_dap"]["logs_dir"] == "results/tiny/logs/hopper/expert"
 
 
 def test_overhead_cells_bring_the_prior_that_they_need(project: Project) -> None:
     cells = composed(project, "profile.methods=[ppo]", "profile.overhead_tasks=[ant]")["cells"]
     assert list(cells["pretrain"]) == ["tiny-ant-medium-diffusion"]
-    assert cells["overhead"]["tiny-ant"]["source"] == "results/tiny/priors/ant/medium/diffusion"
-    assert cells["report"]["tiny"]["overhead"] == "results/tiny/overhead"
+    assert "results/tiny/priors/ant/medium/diffusion" in cells["overhead"]["tiny-ant"]["deps"]
+    assert "results/tiny/overhead" in cells["report"]["tiny"]["deps"]
+
+
+def test_the_first_seed_of_ppo_and_ppo_dap_is_shown(project: Project) -> None:
+    cells = composed(project, "profile.seeds=[1,2]")["cells"]["showcase"]
+    assert list(cells) == ["tiny-hopper-ppo", "tiny-hopper-ppo_dap"]
+    ppo, ppo_dap = cells.values()
+    assert (ppo["run"], ppo["logs_dir"]) == ("results/tiny/runs/hopper/ppo/1", "null")
+    assert ppo_dap["logs_dir"] == "results/tiny/logs/hopper/medium"
+    assert {"results/tiny/runs/hopper/ppo_dap/1/model.ckpt", "results/tiny/logs/hopper/medium"} <= {*ppo_dap["deps"]}
+    assert "showcase" not in str(composed(project, "profile.methods=[ppo]", "profile.tasks=[ant]")["cells"]["online"])
 
 
 @pytest.mark.parametrize(
-    "line", ["from dapbench.ppo_dap import PPODAP", "import dapbench.ppo_dap", "from dapbench import ppo_dap"]
+    "line",
+    [
+        "from dapbench.ppo_dap import PPODAP",
+        "import dapbench.ppo_dap",
+        "from dapbench import ppo_dap",
+        "def later():\n    from dapbench import ppo_dap",
+        "from baselines.parts import helper",
+    ],
 )
-def test_a_method_that_builds_on_another_depends_on_its_file(project: Project, line: str) -> None:
+def test_a_cell_depends_on_whatever_its_method_imports(project: Project, line: str) -> None:
     project.write("conf/method/gap.yaml", "name: gap\n_target_: baselines.gap.Gap\nstarts_from: nothing\n")
     project.write("baselines/gap.py", f"{line}\n")
-    cell = composed(project, "profile.methods=[gap]")["cells"]["online"]["tiny-hopper-gap-0"]
-    assert (cell["code"], cell["base"]) == ("baselines/gap.py", "dapbench/ppo_dap.py")
+    project.write("baselines/parts/helper.py", "from dapbench import ppo_dap\n")
+    deps = composed(project, "profile.methods=[gap]")["cells"]["online"]["tiny-hopper-gap-0"]["deps"]
+    assert {"baselines/gap.py", "dapbench/ppo_dap.py", "dapbench/prior"} <= {*deps}
+    assert ("baselines/parts" in deps) == ("parts" in line)
+
+
+def test_lists_of_dependencies_are_as_long_as_dvc_wants_them(project: Project) -> None:
+    template = yaml.safe_load((project.root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    assert {len(stage["do"]["deps"]) for stage in template.values()} == {NUM_DEPS}
+    for cells in composed(project)["cells"].values():
+        for cell in cells.values():
+            assert len({*cell["deps"]}) == NUM_DEPS
+
+
+def test_a_method_with_too_many_files_is_one_line(project: Project) -> None:
+    project.write("conf/method/gap.yaml", "name: gap\n_target_: baselines.gap.Gap\nstarts_from: nothing\n")
+    project.write("baselines/gap.py", "".join(f"import baselines.part{i}\n" for i in range(20)))
+    for i in range(20):
+        project.write(f"baselines/part{i}.py", "x = 1\n")
+    with pytest.raises(UserError, match=r"online hopper-gap-0 depends on 2. files .*; put what a method imports"):
+        composed(project, "profile.methods=[gap]")
 
 
 @pytest.mark.parametrize(
@@ -89,7 +128,10 @@ def test_a_method_that_builds_on_another_depends_on_its_file(project: Project, l
         (["method.ppo_dap.prior=flow"], "unknown prior 'flow' .*; choose one of diffusion, gaussian"),
         (["method.ppo.starts_from=luck"], "starts_from 'luck' is not one of nothing, logs, prior"),
         (["method.ppo.name=pop"], "conf/method/ppo.yaml says name: pop; write name: ppo"),
-        (["method.ppo._target_=baselines.gone.Gone"], "method ppo needs the file baselines/gone.py .* does not exist"),
+        (
+            ["method.ppo._target_=baselines.gone.Gone"],
+            "^method ppo needs the module of its _target_ baselines.gone.Gone, .* not exist",
+        ),
         (["method.ppo.gama=0.9"], "does not compose: .*gama"),
         (["profile.epochs=["], "does not compose"),
     ],

@@ -1,14 +1,20 @@
 """What DVC calls stale after a change, and nothing else."""
 
 import pytest
-from small_project import Project
+from dvc.dependency import param
+from dvc.fs import localfs
+from small_project import PPO_CALLS, Project
+
+READ_BY_DVC = param.read_param_file  # before bookkeeping.py replaces it
 
 PPO = "online@tiny-hopper-ppo-0"
-PPO_DAP = "online_from_data@tiny-hopper-ppo_dap-0"
+PPO_DAP = "online@tiny-hopper-ppo_dap-0"
 COLLECT = "collect@tiny-hopper-medium"
 PRETRAIN = "pretrain@tiny-hopper-medium-diffusion"
+SHOW, SHOW_DAP = "showcase@tiny-hopper-ppo", "showcase@tiny-hopper-ppo_dap"
 REPORT = "report@tiny"
-ALL = sorted([COLLECT, PRETRAIN, PPO, PPO_DAP, REPORT])
+OF_PPO, OF_PPO_DAP = [PPO, SHOW, REPORT], [PPO_DAP, SHOW_DAP, REPORT]
+ALL = [COLLECT, PRETRAIN, *OF_PPO, PPO_DAP, SHOW_DAP]
 
 
 def test_nothing_is_stale_after_a_run(finished: Project) -> None:
@@ -22,17 +28,17 @@ def test_nothing_is_stale_after_a_run(finished: Project) -> None:
 @pytest.mark.parametrize(
     ("override", "stale"),
     [
-        ("method.ppo.gamma=0.9", [PPO, REPORT]),
-        ("method.ppo_dap.gamma=0.9", [PPO_DAP, REPORT]),
-        ("behaviour.gamma=0.9", [COLLECT, PRETRAIN, PPO_DAP, REPORT]),
-        ("logs.medium.behaviour_seed=7", [COLLECT, PRETRAIN, PPO_DAP, REPORT]),
-        ("prior.diffusion.width=64", [PRETRAIN, PPO_DAP, REPORT]),
+        ("method.ppo.gamma=0.9", OF_PPO),
+        ("method.ppo_dap.gamma=0.9", OF_PPO_DAP),
+        ("behaviour.gamma=0.9", [COLLECT, PRETRAIN, *OF_PPO_DAP]),
+        ("logs.medium.behaviour_seed=7", [COLLECT, PRETRAIN, *OF_PPO_DAP]),
+        ("prior.diffusion.width=64", [PRETRAIN, *OF_PPO_DAP]),
         ("task.hopper.env_id=Hopper-v4", ALL),
         ("task.ant.env_id=Ant-v4", []),
         ("prior.gaussian.width=64", []),
-        ("profile.epochs=20", [PPO, PPO_DAP, REPORT]),
-        ("profile.prior_batches=20", [PRETRAIN, PPO_DAP, REPORT]),
-        ("profile.seeds=[0,1]", ["online@tiny-hopper-ppo-1", "online_from_data@tiny-hopper-ppo_dap-1", REPORT]),
+        ("profile.epochs=20", [*OF_PPO, PPO_DAP, SHOW_DAP]),
+        ("profile.prior_batches=20", [PRETRAIN, *OF_PPO_DAP]),
+        ("profile.seeds=[0,1]", ["online@tiny-hopper-ppo-1", "online@tiny-hopper-ppo_dap-1", REPORT]),
     ],
 )
 def test_a_parameter_makes_its_cells_stale(finished: Project, override: str, stale: list[str]) -> None:
@@ -42,15 +48,18 @@ def test_a_parameter_makes_its_cells_stale(finished: Project, override: str, sta
 @pytest.mark.parametrize(
     ("file", "stale"),
     [
-        ("baselines/ppo.py", ALL),  # the behaviour policy is PPO
-        ("dapbench/ppo_dap.py", [PPO_DAP, REPORT]),
-        ("dapbench/prior/edm.py", [PRETRAIN, PPO_DAP, REPORT]),
-        ("dapbench/ppo.py", ALL),
-        ("dapbench/report/__init__.py", [REPORT]),
-        ("dapbench/showcase/film.py", [REPORT]),
+        ("dapbench/ppo.py", ALL),  # the behaviour policy is PPO
+        ("dapbench/ppo_dap.py", OF_PPO_DAP),
+        ("dapbench/rl/losses.py", ALL),
+        ("dapbench/prior/diffusion.py", [PRETRAIN, *OF_PPO_DAP]),
+        ("dapbench/datasets/collecting.py", [COLLECT, PRETRAIN, *OF_PPO_DAP]),
+        ("dapbench/runs/training.py", [*OF_PPO, PPO_DAP, SHOW_DAP]),
+        ("dapbench/showcase/showcase.py", [SHOW, SHOW_DAP, REPORT]),
+        ("dapbench/report/build.py", [REPORT]),
         ("analysis/curves.py", [REPORT]),
         ("dapbench/cli.py", []),
-        ("dapbench/pipeline/engine.py", []),
+        ("dapbench/pipeline/commands.py", []),
+        ("dapbench/timing/overhead.py", []),  # the profile times nothing
     ],
 )
 def test_code_makes_its_cells_stale(finished: Project, file: str, stale: list[str]) -> None:
@@ -62,10 +71,21 @@ def test_code_makes_its_cells_stale(finished: Project, file: str, stale: list[st
         finished.write(file, text)
 
 
+@pytest.mark.parametrize("name", [".environments.py.swp", "environments.py~", ".DS_Store", ".nfs0001", "4913"])
+@pytest.mark.parametrize("folder", ["dapbench/rl", "analysis", "results/tiny/runs/hopper/ppo/0"])
+def test_what_editors_and_systems_leave_makes_nothing_stale(finished: Project, folder: str, name: str) -> None:
+    finished.write(f"{folder}/{name}", "left")
+    finished.write(f"{folder}/__pycache__/module.pyc", "compiled")
+    try:
+        assert finished.stale() == []
+    finally:
+        (finished.root / folder / name).unlink()
+
+
 def test_an_added_method_runs_alone(finished: Project) -> None:
     files = {
         "conf/method/added.yaml": "defaults: [ppo]\nname: added\n_target_: baselines.added.Added\n",
-        "baselines/added.py": "",
+        "baselines/added.py": "from dapbench import ppo\n",
     }
     for file, text in files.items():
         finished.write(file, text)
@@ -77,12 +97,23 @@ def test_an_added_method_runs_alone(finished: Project) -> None:
 
 
 def test_a_value_that_is_set_back_comes_from_the_run_cache(project: Project) -> None:
-    only_ppo, cell, report = "profile.methods=[ppo]", "train runs/hopper/ppo/0", "report report"
+    only_ppo = "profile.methods=[ppo]"
     assert project.repro(only_ppo).returncode == 0
     before = project.results()
     assert project.repro(only_ppo, "method.ppo.gamma=0.9").returncode == 0
     assert project.results() != before
-    assert project.calls() == sorted([cell, report] * 2)
+    assert project.calls() == sorted(PPO_CALLS * 2)
     assert project.repro(only_ppo).returncode == 0
     assert project.results() == before
-    assert project.calls() == [report]
+    assert project.calls() == ["report report", "showcase showcase/hopper/ppo"]  # they lie in git, not in the cache
+
+
+def test_parameters_are_read_as_dvc_reads_them_and_once(finished: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = []
+    load, read_by_dvc = param.load_path, READ_BY_DVC
+    monkeypatch.setattr(param, "load_path", lambda *given, **options: reads.append(given) or load(*given, **options))
+    assert finished.stale("method.ppo.gamma=0.9") == sorted(OF_PPO)
+    assert len(reads) == 1, "DVC no longer reads parameters through the function that bookkeeping.py replaces"
+    keys = ["profile", "profile.epochs", "task.hopper", "method.ppo.gamma", "gone", "profile.epochs.gone"]
+    given = (localfs, str(finished.root / "params.yaml"), keys)
+    assert param.read_param_file(*given, flatten=True) == read_by_dvc(*given, flatten=True)

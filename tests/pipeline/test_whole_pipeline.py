@@ -32,11 +32,12 @@ def test_smoke_run_in_a_clone(tmp_path: Path) -> None:
     output = run("dapbench", "repro", "profile=smoke")
     params = yaml.safe_load((clone / "params.yaml").read_text(encoding="utf-8"))
     results = clone / "results/smoke"
-    for cell in [*params["cells"]["online"].values(), *params["cells"]["online_from_data"].values()]:
+    for cell in params["cells"]["online"].values():
         summary = json.loads((clone / cell["out"] / "summary.json").read_text(encoding="utf-8"))
         assert [summary[key] for key in ("task", "method", "seed")] == [cell[key] for key in ("task", "method", "seed")]
         assert summary["env_steps"] == params["profile"]["epochs"] * params["profile"]["epoch_steps"]
         assert len((clone / cell["out"] / "curve.csv").read_text().splitlines()) == params["profile"]["epochs"] + 1
+    assert all(any((clone / cell["out"]).iterdir()) for cell in params["cells"]["showcase"].values())
     assert "report: results/smoke/report/index.html" in output
     assert (results / "report/index.html").stat().st_size > 1000
 

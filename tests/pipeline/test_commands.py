@@ -2,48 +2,46 @@
 
 import signal
 import subprocess
-import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
-from small_project import ALL_CALLS, ONLY_PPO, PPO_CALLS, Project, wait_until
+from small_project import ALL_CALLS, ONLY_PPO, PPO_CALLS, Project, is_alive, wait_until
 
 from dapbench.errors import UserError
-from dapbench.pipeline.engine import report, repro
-from dapbench.pipeline.local import Local, is_alive
-from dapbench.pipeline.schedule import Cells, run_plan
-
-# A command that takes a second to end once it is told to.
-SLOW_TO_END = """
-import signal, time
-
-def end(*_):
-    print("told", flush=True)
-    time.sleep(1)
-    print("ended", flush=True)
-    raise SystemExit
-
-signal.signal(signal.SIGTERM, end)
-print("started", flush=True)
-time.sleep(60)
-"""
+from dapbench.pipeline.commands import repro
+from dapbench.pipeline.schedule import run_plan
+from dapbench.report.command import report
 
 
 def test_a_failed_cell_stops_only_what_needs_it(project: Project) -> None:
     run = project.repro(STUB_FAILS="logs")
     assert run.returncode == 1
-    assert project.calls() == ["collect logs/hopper/medium", "report report", "train runs/hopper/ppo/0"]
+    assert project.calls() == ["collect logs/hopper/medium", *PPO_CALLS]
     log = "results/tiny/cell_logs/collect@tiny-hopper-medium.txt"
-    assert "1 cells failed, 2 that need them were left out" in run.stderr
+    assert "1 cells failed, 3 that need them were left out" in run.stderr
     assert f"collect@tiny-hopper-medium: told to fail; see {log}" in run.stderr
     assert "told to fail" in (project.root / log).read_text(encoding="utf-8")
     assert "the headline of tiny" in run.stdout
 
     assert project.repro().returncode == 0
-    assert project.calls() == sorted(set(ALL_CALLS) - {"train runs/hopper/ppo/0"})
+    assert project.calls() == sorted(set(ALL_CALLS) - set(PPO_CALLS) | {"report report"})
+
+
+def test_a_failed_showcase_leaves_the_report(project: Project) -> None:
+    run = project.repro(*ONLY_PPO[1:], STUB_FAILS="showcase")
+    assert run.returncode == 1
+    assert project.calls() == PPO_CALLS
+    assert "1 cells failed, 0 that need them were left out" in run.stderr
+
+
+def test_a_command_that_leaves_too_little_fails(project: Project) -> None:
+    project.write("dapbench/cli.py", "def main():\n    print('did nothing')\n")
+    run = project.repro(*ONLY_PPO[1:])
+    assert run.returncode == 1
+    assert "online@tiny-hopper-ppo-0: DVC cannot record the cell: output " in run.stderr
+    assert "does not exist; see results/tiny/cell_logs/online@tiny-hopper-ppo-0.txt" in run.stderr
 
 
 def test_plain_dvc_repro_leaves_the_same(project: Project, finished_project: Project) -> None:
@@ -57,16 +55,20 @@ def test_plain_dvc_repro_leaves_the_same(project: Project, finished_project: Pro
     assert not (project.root / ".dvc/config.local").exists()
 
 
-def test_sigterm_ends_the_cells_and_the_next_run_goes_on(project: Project) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_sigterm_and_ctrl_c_end_the_cells_and_the_next_run_goes_on(project: Project, number: int) -> None:
     driver = project.start()
-    cells = psutil.Process(driver.pid).children(recursive=True)
-    with pytest.raises(UserError, match=f"another dapbench repro .process {driver.pid} on .* is at work"):
-        repro([*ONLY_PPO])
-    driver.send_signal(signal.SIGTERM)
+    (command,) = project.commands()
+    if number == signal.SIGTERM:
+        with pytest.raises(UserError, match=f"another dapbench repro .process {driver.pid} on .* is at work"):
+            repro([*ONLY_PPO])
+    children = psutil.Process(driver.pid).children(recursive=True)
+    driver.send_signal(number)
     _, error = driver.communicate(timeout=120)
     assert driver.returncode != 0
     assert "the same command goes on from here" in error
-    wait_until(lambda: not any(is_alive(cell) for cell in cells))
+    assert not is_alive(command)
+    wait_until(lambda: not any(map(is_alive, children)))
 
     project.release()
     project.calls()
@@ -74,58 +76,70 @@ def test_sigterm_ends_the_cells_and_the_next_run_goes_on(project: Project) -> No
     assert project.calls() == PPO_CALLS
 
 
-def test_stop_waits_for_the_command_that_outlives_its_parent(project: Project) -> None:
-    project.write("slow.py", SLOW_TO_END)
-    log = project.root / "log"
-    dvc = ["sh", "-c", f"sh -c '{sys.executable} slow.py; true'; true"]
-    engine = Local(project.root)
-    with ThreadPoolExecutor(1) as pool:
-        ended = pool.submit(engine.run, dvc, log)
-        wait_until(lambda: log.exists() and "started" in log.read_text())
-        engine.stop()
-        assert ended.done()
-    assert "ended" in log.read_text()
+def test_the_same_command_finishes_after_kills(project: Project, finished_project: Project) -> None:
+    for command in ("collect", "pretrain", "report"):
+        driver = project.start("profile.methods=[ppo,ppo_dap]", hold=command)
+        children = psutil.Process(driver.pid).children(recursive=True)
+        driver.kill()
+        driver.wait()
+        wait_until(lambda left=children: not any(map(is_alive, left)), 5)  # commands, fork server and all
+        assert project.commands() == []
+    project.release()
+    run = project.repro()
+    assert run.returncode == 0, run.stderr
+    assert project.results() == finished_project.results()
+    assert project.stale() == []
 
 
-class _FakeEngine:
+def test_a_killed_command_says_so(project: Project) -> None:
+    driver = project.start(hold="train")
+    (command,) = project.commands()
+    command.kill()
+    project.release()
+    _, error = driver.communicate(timeout=120)
+    assert driver.returncode == 1
+    assert "online@tiny-hopper-ppo-0: ended by SIGKILL; see" in error
+
+
+class _Runs:
     """Notes what it was to run, and how many ran at once."""
 
     def __init__(self) -> None:
         self.order: list[str] = []
         self.most = self.now = 0
 
-    def run(self, command: list[str], log: Path) -> int:
+    def __call__(self, cell: str) -> bool:
         self.now += 1
         self.most = max(self.most, self.now)
         time.sleep(0.02)
         self.now -= 1
-        self.order.append(command[0])
-        return int(command[0].startswith("bad"))
+        self.order.append(cell)
+        return not cell.startswith("bad")
 
-    def stop(self) -> None:
+
+def _run(plan: dict[str, set[str]], runs: _Runs, jobs: int) -> tuple[list[str], list[str]]:
+    def stop() -> None:
         raise AssertionError
 
-
-def _cells() -> Cells:
-    return Cells(lambda cell: [cell], lambda cell: Path(cell), lambda cell: cell == "report")
+    return run_plan(plan, runs, stop, jobs, lambda cell: cell == "report")
 
 
 def test_cells_start_when_their_own_upstreams_have_ended() -> None:
     plan = {f"free{i}": set[str]() for i in range(6)} | {"logs": set(), "prior": {"logs"}, "run": {"prior"}}
     plan["report"] = set(plan)
-    engine = _FakeEngine()
-    assert run_plan(plan, _cells(), engine, jobs=2) == ([], [])
-    assert engine.most == 2
-    assert engine.order.index("logs") < engine.order.index("prior") < 4  # before most of what waits for nothing
-    assert engine.order.index("prior") < engine.order.index("run")
-    assert engine.order[-1] == "report"
+    runs = _Runs()
+    assert _run(plan, runs, jobs=2) == ([], [])
+    assert runs.most == 2
+    assert runs.order.index("logs") < runs.order.index("prior") < 4  # before most of what waits for nothing
+    assert runs.order.index("prior") < runs.order.index("run")
+    assert runs.order[-1] == "report"
 
 
 def test_failures_spread_downstream_and_the_report_is_built() -> None:
     plan = {"bad": set[str](), "next": {"bad"}, "last": {"next"}, "good": set(), "report": {"last", "good"}}
-    engine = _FakeEngine()
-    assert run_plan(plan, _cells(), engine, jobs=1) == (["bad"], ["last", "next"])
-    assert engine.order == ["bad", "good", "report"]
+    runs = _Runs()
+    assert _run(plan, runs, jobs=1) == (["bad"], ["last", "next"])
+    assert runs.order == ["bad", "good", "report"]
 
 
 @pytest.mark.parametrize(
@@ -181,8 +195,8 @@ def test_a_broken_lock_file_is_one_line(project: Project) -> None:
 
 def test_the_report_follows_the_params_file(finished: Project) -> None:
     finished.stale("profile.seeds=[0,1,2]")
-    code = "import sys; from dapbench.pipeline.engine import report; sys.exit(report(sys.argv[1:]))"
+    code = "import sys; from dapbench.report.command import report; sys.exit(report(sys.argv[1:]))"
     run = finished.python(code, "profile=tiny", "params=params.yaml")
-    assert run.stdout.splitlines()[0] == "over cell_logs logs priors report runs with seeds [0, 1, 2]"
+    assert run.stdout.splitlines()[0] == "over cell_logs logs priors report runs showcase with seeds [0, 1, 2]"
     run = finished.python(code, "profile=tiny", "results=results")
-    assert run.stdout.splitlines()[0] == "over cell_logs logs priors report runs with seeds [0]"
+    assert run.stdout.splitlines()[0] == "over cell_logs logs priors report runs showcase with seeds [0]"
