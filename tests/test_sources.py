@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SMALL
+from conftest import SIZES, SMALL
 
 from dapbench.sources import HOME, PLUMBING, dependencies, sources
 
@@ -60,6 +60,7 @@ def missing(files: set[Path], modules: list[str]) -> list[str]:
         for file in files
         if not any(file.is_relative_to(dep) for dep in deps)
         and file.as_posix() not in {f"dapbench/{name}" for name in PLUMBING}
+        and file.parts[1] != "tracking"  # shows what a run has left
         and (HOME / file).stat().st_size
     )
 
@@ -73,7 +74,8 @@ def test_a_run_imports_nothing_that_its_cell_does_not_depend_on(
     target = config["method"]["_target_"].rpartition(".")[0]
     prior = config["method"].get("prior")
     inputs = [f"logs_dir={config['logs_dir']}", f"prior_dir={config['prior_dir']}"] if prior else []
-    files = imported(tmp_path, "train", "task=reacher", f"method={method}", *SMALL, *inputs)
+    sizes = [f"method.{name}={value}" for name, value in SIZES.items() if name in config["method"]]
+    files = imported(tmp_path, "train", "task=reacher", f"method={method}", *SMALL, *sizes, *inputs)
     assert {Path("dapbench/runs/training.py"), Path(f"{target.replace('.', '/')}.py")} <= files
     assert missing(files, [TRAINING, target, *([f"dapbench.prior.{prior}"] if prior else [])]) == []
     assert missing(files, [target]) != [], "the test sees what is missing"

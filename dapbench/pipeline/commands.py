@@ -85,7 +85,7 @@ def _repro(root: Path, overrides: list[str], choice: Choice) -> int:
     finally:
         bookkeeping.close()
     if (results / "report/index.html").is_file():
-        from dapbench.report import headline
+        from dapbench.report.build import headline
 
         print(f"\n{headline(results.parent, profile)}\n\nreport: {results}/report/index.html")
     if outcome.failed:

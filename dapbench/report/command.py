@@ -27,7 +27,7 @@ def report(argv: list[str]) -> int:
     results = Path(given.get("results", "results"))
     if not (results / profile["name"]).is_dir():
         raise UserError(f"there is no {results / profile['name']}; dapbench repro profile={profile['name']} fills it")
-    from dapbench.report import build_report, headline
+    from dapbench.report.build import build_report, headline
     from dapbench.tracking.recording import track_report
 
     page = build_report(results, profile)

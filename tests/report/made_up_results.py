@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from dapbench.profiles import runs
+
 LEVEL = {"half_cheetah": 3000.0, "hopper": 2000.0, "reacher": -5.0, "swimmer": 60.0}
 GAIN = {"ppo": 1.0, "ppg": 0.9, "ppo_dap": 1.4, "ppo_dap_expert": 1.6, "ppo_dap_no_kl": 1.3, "ppo_dap_frozen": 1.35}
 TITLE = {"ppo": "PPO", "ppg": "PPG", "ppo_dap": "PPO-DAP", "ppo_dap_no_kl": "PPO-DAP without KL"}
@@ -34,15 +36,13 @@ QUALITIES = {"log_qualities": {"methods": ["ppo_dap_expert"], "tasks": ["hopper"
 
 
 def fabricate(root: Path, profile: dict, timing: bool = True) -> Path:
-    """Writes a run directory for each of the profile's cells under ``root``, and the first seed's showcases."""
-    from dapbench.report.results import cells
-
-    for cell in cells(profile):
-        run = root / profile["name"] / "runs" / cell.task / cell.method / str(cell.seed)
-        fabricate_run(run, profile, cell.task, cell.method, cell.seed, timing)
-        if cell.method in ("ppo", "ppo_dap") and cell.seed == profile["seeds"][0]:
-            folder = root / profile["name"] / "showcase" / cell.task / cell.method
-            fabricate_showcase(folder, cell.task, cell.method, cell.seed)
+    """Writes a run directory for each of the profile's runs under ``root``, and the first seed's showcases."""
+    for run in runs(profile):
+        folder = root / profile["name"] / "runs" / run.task / run.method / str(run.seed)
+        fabricate_run(folder, profile, run.task, run.method, run.seed, timing)
+        if run.method in ("ppo", "ppo_dap") and run.seed == profile["seeds"][0]:
+            folder = root / profile["name"] / "showcase" / run.task / run.method
+            fabricate_showcase(folder, run.task, run.method, run.seed)
     return root
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from dapbench.errors import UserError
-from dapbench.report.results import KEY, cells, compose_profile, load_results
+from dapbench.profiles import runs
+from dapbench.report.results import KEY, compose_profile, load_results
 from dapbench.report.statistics import Reference, reference_scores
 
 
@@ -23,9 +24,9 @@ def test_every_cell_is_loaded(results):
     assert set(results.summaries.loc[results.summaries.method == "ppo_dap_expert", "group"]) == {"log_qualities"}
 
 
-def test_a_cell_of_two_groups_counts_once():
+def test_a_run_of_two_groups_counts_once():
     profile = made_up.profile(again={"methods": ["ppo"], "tasks": ["hopper"]})
-    assert len(list(cells(profile))) == 18
+    assert len(list(runs(profile))) == 18
 
 
 def test_curves_are_filled_and_cut_to_the_shortest_run(results):
