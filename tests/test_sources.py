@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SIZES, SMALL
 
 from dapbench.sources import HOME, PLUMBING, dependencies, sources
 
@@ -74,8 +73,9 @@ def test_a_run_imports_nothing_that_its_cell_does_not_depend_on(
     target = config["method"]["_target_"].rpartition(".")[0]
     prior = config["method"].get("prior")
     inputs = [f"logs_dir={config['logs_dir']}", f"prior_dir={config['prior_dir']}"] if prior else []
-    sizes = [f"method.{name}={value}" for name, value in SIZES.items() if name in config["method"]]
-    files = imported(tmp_path, "train", "task=reacher", f"method={method}", *SMALL, *sizes, *inputs)
+    sizes = [f"method.{key}={value}" for key, value in config["method"].items() if isinstance(value, int | float)]
+    sizes += ["profile=smoke", f"profile.epoch_steps={config['profile']['epoch_steps']}", "tracking=false"]
+    files = imported(tmp_path, "train", "task=reacher", f"method={method}", *sizes, *inputs)
     assert {Path("dapbench/runs/training.py"), Path(f"{target.replace('.', '/')}.py")} <= files
     assert missing(files, [TRAINING, target, *([f"dapbench.prior.{prior}"] if prior else [])]) == []
     assert missing(files, [target]) != [], "the test sees what is missing"

@@ -143,7 +143,7 @@ class Project:
         self.write("dapbench/cli.py", STUB)
         self.write("dapbench/config.py", CONFIG)
         self.write("dapbench/pipeline/local.py", local_with_little())
-        self.write("dapbench/report/__init__.py", REPORT)
+        self.write("dapbench/report/build.py", REPORT)
         self.write("dapbench/tracking/recording.py", "def prepare():\n    pass\n\ndef track_report(*_):\n    pass\n")
         for name in ("conf/pipeline.yaml", "conf/profile/paper.yaml"):
             self.write(name, (ROOT / name).read_text(encoding="utf-8"))

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from dapbench.errors import UserError
-from dapbench.report import build_report, figures, headline, study_figures, study_tables, tables
-from dapbench.report.build import SECTIONS
+from dapbench.report import figures, study_figures, study_tables, tables
+from dapbench.report.build import SECTIONS, build_report, headline
 from dapbench.report.build import build_report as build
 from dapbench.report.items import Skipped, Table
 from dapbench.report.notebooks import export_notebooks
