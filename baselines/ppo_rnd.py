@@ -15,7 +15,7 @@ from dapbench.rl.rollout import Rollout
 from dapbench.rl.updates import Batch, Update
 from dapbench.settings import check_at_most, number
 
-CLIP = 5.0  # of the normalized observations that both networks see (Burda et al. 2019, §2.4)
+CLIP = 5.0  # both networks see normalized observations within ±5 (Burda et al. 2019, §2.4)
 
 
 @dataclass(frozen=True)

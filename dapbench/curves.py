@@ -2,7 +2,7 @@
 
 import numpy as np
 
-ALC_EPOCHS = 40  # of 5,000 environment steps each
+ALC_EPOCHS = 40  # an epoch is 5,000 environment steps
 
 
 def filled(curve: np.ndarray) -> np.ndarray:

@@ -13,7 +13,8 @@ import torch
 def make_trainer(accelerator: str = "cpu", **options: Any) -> pl.Trainer:
     """A trainer on one device and one core that writes nothing and prints nothing; ``options`` are Lightning's."""
     torch.set_num_threads(1)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # of hardware and data loaders not used here
+    # Lightning tells of hardware and data loaders that these fits do not use.
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
     return pl.Trainer(accelerator=accelerator, devices=1, **quiet, **options)

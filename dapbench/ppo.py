@@ -48,7 +48,7 @@ class PPOSettings:
     entropy_weight: float = number(0.0, 1e6)
     recompute_advantages: bool = given()
     scale_rewards: bool = given()
-    log_quality: str | None = None  # of the logs that a method starts from; None: the profile's
+    log_quality: str | None = None  # None: the quality that the profile names
 
     @property
     def rollout_size(self) -> int:

@@ -54,7 +54,7 @@ def read_settings(kind: type[Settings], values: Mapping[str, Any], group: str) -
     if lacking := sorted(required - values.keys()):
         raise UserError(f"{group}.{lacking[0]} is not set; {kind.__name__} needs it (see conf/{group})")
     typed = OmegaConf.structured(kind)
-    OmegaConf.set_readonly(typed, False)  # as a frozen dataclass is otherwise
+    OmegaConf.set_readonly(typed, False)  # a frozen dataclass makes a read-only configuration
     for name, value in values.items():
         setting = declared[name]
         try:

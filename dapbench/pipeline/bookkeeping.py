@@ -96,7 +96,7 @@ class Bookkeeping:
         self._repo.close()
 
     def _record(self, stage: PipelineStage) -> None:
-        in_run_cache = all(out.use_cache or out.is_metric or out.is_plot for out in stage.outs)  # as DVC has it
+        in_run_cache = all(out.use_cache or out.is_metric or out.is_plot for out in stage.outs)  # DVC's own rule
         stage.save(run_cache=in_run_cache)
         stage.commit()
         _write_into_lock(Path(self._repo.root_dir, "dvc.lock"), dumps_yaml({"stages": to_lockfile(stage)}))

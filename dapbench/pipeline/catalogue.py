@@ -20,7 +20,7 @@ GROUPS = ("task", "method", "logs", "prior")
 STAGES = ("collect", "pretrain", "online", "overhead", "showcase", "report")
 SHOWN = ("ppo", "ppo_dap")  # the methods whose policies and priors the report shows
 
-NUM_DEPS = 16  # of each stage in dvc.yaml
+NUM_DEPS = 16  # dvc.yaml has so many slots for each stage
 
 Cell = dict[str, Any]
 

@@ -38,7 +38,7 @@ class SlurmSettings(NamedTuple):
 
     cluster: str
     minutes: int
-    options: dict[str, str | bool]  # of sbatch
+    options: dict[str, str | bool]  # sbatch takes them
 
 
 def slurm_settings(given: tuple[str, ...]) -> SlurmSettings:

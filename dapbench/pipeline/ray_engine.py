@@ -17,7 +17,7 @@ from dapbench.pipeline import worker
 from dapbench.pipeline.engines import refuse_unseen
 from dapbench.pipeline.worker import Project
 
-RETRIES = 3  # of a command whose worker died
+RETRIES = 3  # after a first try whose worker died
 CHECK_SECONDS = 60.0
 CONNECT_SECONDS = 10.0
 OBJECT_STORE_BYTES = 80 * 2**20  # near the least that Ray takes: nothing but commands goes through it

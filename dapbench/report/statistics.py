@@ -22,7 +22,7 @@ Strata = Sequence[np.ndarray]
 Statistic = Callable[..., np.ndarray]
 
 REPETITIONS = 10_000
-CURVE_REPETITIONS = 2_000  # for statistics with a value per epoch or threshold, whose resamples are that much larger
+CURVE_REPETITIONS = 2_000  # a resample of a statistic with a value per epoch or threshold is that much larger
 CONFIDENCE = 0.95
 
 

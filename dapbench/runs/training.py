@@ -26,7 +26,7 @@ class Curve(pl.Callback):
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
-        self.returns: list[float] = []  # of every training episode, in the order in which they ended
+        self.returns: list[float] = []  # every training episode's, in the order in which they ended
         self.epoch: list[dict[str, Any]] = []  # what the iterations of the epoch at work gave
         self.first_iteration_end: tuple[float, int] | None = None
 
@@ -115,7 +115,7 @@ def train(config: dict[str, Any]) -> None:
     check_number("checkpoint_epochs", config["checkpoint_epochs"], 0, 10**9, integer=True)
     module, curve = build(config), Curve()
     resume = Resume(module, config["checkpoint_epochs"])
-    (out / "failure.json").unlink(missing_ok=True)  # of an earlier try
+    (out / "failure.json").unlink(missing_ok=True)  # an earlier try may have left it
     module.clock.seconds["startup"] = time.perf_counter() - start
     identity = {"task": config["task"]["name"], "method": config["method"]["name"], "seed": config["seed"]}
     identity |= {"profile": config["profile"]["name"]}

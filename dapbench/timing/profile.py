@@ -16,7 +16,7 @@ from dapbench.config import compose
 from dapbench.ppo import PPO
 from dapbench.runs.training import build, fit
 
-EPOCHS = 8  # of which the first, which compiles, does not count
+EPOCHS = 8  # the first one compiles and does not count
 PARTS = {
     "physics": "MuJoCo's step",
     "task": "the task in Python: observation, reward, info",

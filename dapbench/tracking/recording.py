@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 DEFAULT_URI = "sqlite:///mlflow.db"
-TURN_SECONDS = 300.0  # for the other runs that are being recorded
-LOCKED_SECONDS = 5.0  # for a database that something else holds
+TURN_SECONDS = 300.0  # other runs may be recording
+LOCKED_SECONDS = 5.0  # something else may hold the database
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100  # MLflow's limits
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens on the runs
 ENVIRONMENT = {  # a value that the user has set stays
@@ -179,7 +179,7 @@ def _import_mlflow(uri: str) -> None:
     if _database(uri) is not None:
         import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # of a failure MLflow would log a traceback
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # MLflow would log a traceback of each failure
 
 
 @contextmanager

@@ -16,17 +16,26 @@ CURVE = ("return_mean", "return_std")  # columns that are shown first
 
 @dataclass(frozen=True)
 class Record:
-    """What MLflow shows of one run directory."""
+    """What MLflow shows of one run directory.
 
-    directory: str  # tells which record it replaces
-    fingerprint: str  # tells whether it needs to
+    Attributes:
+        directory: the path of the run; a record of the same path is replaced.
+        fingerprint: a hash of the content; a record with the same one is left as it is.
+        status: FINISHED or FAILED.
+        start, end: in ms since 1970.
+        metrics: name, value, time in ms, environment steps.
+        artifacts: files and folders.
+    """
+
+    directory: str
+    fingerprint: str
     experiment: str
     name: str
-    status: str  # FINISHED or FAILED
-    start: int  # ms since the epoch
+    status: str
+    start: int
     end: int
     params: dict[str, str]
-    metrics: list[tuple[str, float, int, int]]  # name, value, time in ms, environment steps
+    metrics: list[tuple[str, float, int, int]]
     tags: dict[str, str]
     artifacts: list[Path]
 
