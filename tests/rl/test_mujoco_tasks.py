@@ -167,3 +167,10 @@ def test_another_gymnasium_or_class_is_gymnasiums_with_one_notice(
         assert said.count("\n") == 1
         assert "Gymnasium 1.4.0" in said
     environments._notice.cache_clear()
+
+
+def test_actions_of_another_shape_are_refused() -> None:
+    envs = make_envs(task_of("hopper"), 2)
+    envs.reset(seed=1)
+    with pytest.raises(ValueError, match=r"\(2, 1\) in place of \(2, 3\)"):
+        envs.step(np.zeros((2, 1), dtype=np.float32))
