@@ -142,7 +142,7 @@ def _inverted_double_pendulum(env: Any, gather: Gatherer) -> Task:
 
     def after(before: np.ndarray, actions: np.ndarray) -> Outcome:
         values = arrays()
-        angles, moving = values[:, 1:3], np.clip(values[:, 3:7], -10, 10)
+        angles, moving = values[:, 1:3].copy(), np.clip(values[:, 3:7], -10, 10)
         terminations = values[:, 9] <= 1
         # Powers of single numbers: numpy squares an array otherwise, which differs in the last bit.
         penalties = [
@@ -167,11 +167,11 @@ def _reacher(env: Any, gather: Gatherer) -> Task:
     def after(before: np.ndarray, actions: np.ndarray) -> Outcome:
         values = state()
         difference = values[:, -6:-3] - values[:, -3:]
-        # A dot product for each: a sum of squares over an axis differs in the last bit.
-        distance = np.sqrt([vector.dot(vector) for vector in difference])
+        # Dot products, as in Gymnasium's norm: a sum of squares over an axis may differ in the last bit.
+        distance = np.sqrt((difference[:, None, :] @ difference[:, :, None])[:, 0, 0])
         control = -_sum(np.square(actions)) * env._reward_control_weight
         rewards = -distance * env._reward_dist_weight + control
-        angles = values[:, :2]
+        angles = values[:, :2].copy()
         shown = (np.cos(angles), np.sin(angles), values[:, 2:-6], difference[:, :2])
         return np.concatenate(shown, axis=1), rewards, np.zeros(len(values), dtype=bool)
 

@@ -136,7 +136,7 @@ def throughput(config: dict[str, Any]) -> None:
 def summary(task: str, speeds: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """What ``--json`` prints: medians over the repeats."""
     relative = ratios(speeds)
-    order = sorted(relative, key=lambda name: ("bare", "physics").index(name) if name in REPEATING else -1)
+    order = sorted(relative, key=lambda name: name in REPEATING)  # the peers come first
     return {
         "task": task,
         "steps_per_second": {name: median(values) for name, values in speeds.items()},

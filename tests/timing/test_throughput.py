@@ -33,6 +33,11 @@ SMALL = (
 SPEEDS = {"dapbench": [2.0, 6.0, 8.0], "bare": [4.0, 8.0, 10.0], "sb3": [1.0, 1.0, 4.0]}
 
 
+def test_what_repeats_our_actions_comes_last() -> None:
+    speeds = {name: [1.0] for name in ("dapbench", "bare", "physics", "sb3", "sbx")}
+    assert list(summary("hopper", speeds)["ratio"]) == ["sb3", "sbx", "bare", "physics"]
+
+
 def test_ratios_are_of_the_same_repeat() -> None:
     assert ratios(SPEEDS) == {"bare": [0.5, 0.75, 0.8], "sb3": [2.0, 6.0, 2.0]}
 
