@@ -94,8 +94,8 @@ def gymnasium_envs(task: Mapping[str, Any], num_envs: int) -> Environments:
 def _notice() -> None:
     """Says once that the tasks run slower than they could."""
     print(
-        f"dapbench's fast environments repeat the tasks of Gymnasium {mujoco_tasks.GYMNASIUM}, which this is not "
-        f"({gym.__version__}, or a class of your own); Gymnasium's are used, with the same results, only slower",
+        f"dapbench's fast environments repeat the classes of Gymnasium {mujoco_tasks.GYMNASIUM}; this is Gymnasium "
+        f"{gym.__version__} or another class, so Gymnasium's vector environment steps the task, which is slower",
         file=sys.stderr,
     )
 

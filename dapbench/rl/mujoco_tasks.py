@@ -144,7 +144,7 @@ def _inverted_double_pendulum(env: Any, gather: Gatherer) -> Task:
         values = arrays()
         angles, moving = values[:, 1:3].copy(), np.clip(values[:, 3:7], -10, 10)
         terminations = values[:, 9] <= 1
-        # Powers of single numbers: numpy squares an array otherwise, which differs in the last bit.
+        # Powers of single numbers, as in Gymnasium: numpy squares an array in another way.
         penalties = [
             (0.01 * x**2 + (y - 2) ** 2, 1e-3 * v1**2 + 5e-3 * v2**2)
             for x, y, v1, v2 in values[:, [7, 9, 4, 5]].tolist()

@@ -20,7 +20,7 @@ CONTACTS = {"contact_cost_weight": 0.01}
 CHANGED: dict[str, list[dict[str, Any]]] = {
     "ant": [
         FORWARD | POSITIONS | STANDING | CONTACTS | {"contact_force_range": (-0.3, 0.2), "main_body": 2},
-        {"include_cfrc_ext_in_observation": False, "healthy_z_range": (0.3, 0.7)},
+        {"include_cfrc_ext_in_observation": False, "healthy_z_range": (0.45, 0.9)},
     ],
     "half_cheetah": [FORWARD | POSITIONS],
     "hopper": [FORWARD | POSITIONS | STANDING, {"healthy_state_range": (-3.0, 3.0), "healthy_z_range": (0.8, 1.4)}],
