@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box
-from gymnasium.vector import SyncVectorEnv
 
 from dapbench.rl import snapshots
-from dapbench.rl.environments import to_env_actions
+from dapbench.rl.environments import Environments, MujocoTasks, to_env_actions
 
 STATE = ("observation", "running_return", "running_length")
 
@@ -49,12 +48,12 @@ class Collector:
         seeds: one for each environment.
     """
 
-    def __init__(self, envs: SyncVectorEnv, steps: int, seeds: list[int | None]) -> None:
+    def __init__(self, envs: MujocoTasks | Environments, steps: int, seeds: list[int | None]) -> None:
         self.envs = envs
         self.steps = steps
         assert isinstance(envs.single_action_space, Box)
         self.action_space = envs.single_action_space
-        self.observation, _ = envs.reset(seed=seeds)
+        self.observation: np.ndarray = envs.reset(seed=seeds)[0]
         self.running_return = np.zeros(envs.num_envs)
         self.running_length = np.zeros(envs.num_envs, dtype=np.int64)
 
@@ -79,7 +78,7 @@ class Collector:
             np.logical_or(terminations[t], truncations, out=dones[t])
             self.running_return += rewards[t]
             self.running_length += 1
-            for e in np.flatnonzero(dones[t]):
+            for e in np.flatnonzero(dones[t]).tolist():
                 ends.append((t, e))
                 final.append(infos["final_obs"][e])
                 returns.append(self.running_return[e])
@@ -101,11 +100,9 @@ class Collector:
 
     def snapshot(self) -> dict[str, Any]:
         """Where the episodes are: the state of every environment, what it showed last, the returns so far."""
-        environments = [snapshots.environment_state(env) for env in self.envs.envs]
-        return {"environments": environments} | snapshots.snapshot(self, STATE)
+        return {"environments": self.envs.state()} | snapshots.snapshot(self, STATE)
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Puts the environments where :meth:`snapshot` found them."""
-        for env, state in zip(self.envs.envs, saved["environments"], strict=True):
-            snapshots.restore_environment(env, state)
+        self.envs.restore(saved["environments"])
         snapshots.restore(self, {name: saved[name] for name in STATE})

@@ -103,7 +103,7 @@ def environment_state(env: gym.Env) -> list[dict[str, Any]]:
         layer: dict[str, Any] = {}
         for name, value in vars(env).items():
             if isinstance(value, mujoco.MjData):
-                layer[name] = _simulation(value)
+                layer[name] = simulation_state(value)
             elif not (isinstance(value, LEFT) or name in LEFT_NAMES or callable(value)):
                 layer[name] = pack(value)
         layers.append(layer)
@@ -118,18 +118,23 @@ def restore_environment(env: gym.Env, layers: list[dict[str, Any]]) -> None:
         for name, packed in layer.items():
             current = getattr(env, name, None) if name != "_np_random" else env.unwrapped.np_random
             if isinstance(current, mujoco.MjData):
-                for field, value in packed.items():
-                    if field == "time":
-                        current.time = value
-                    elif getattr(current, field).shape == value.shape:  # else the solver's own, made anew in each step
-                        getattr(current, field)[...] = value.numpy()
+                restore_simulation(current, packed)
             else:
                 setattr(env, name, unpack(packed, current))
         env = getattr(env, "env", env)
 
 
-def _simulation(data: mujoco.MjData) -> dict[str, Any]:
+def simulation_state(data: mujoco.MjData) -> dict[str, Any]:
     """Every array of a simulation but the contacts' and constraints', which each step makes anew, and its time."""
     fields = {name: getattr(data, name) for name in dir(data) if not name.startswith(("_", "efc_", "contact"))}
     arrays = {name: torch.from_numpy(a.copy()) for name, a in fields.items() if isinstance(a, np.ndarray) and a.size}
     return {"time": data.time} | arrays
+
+
+def restore_simulation(data: mujoco.MjData, packed: dict[str, Any]) -> None:
+    """Gives a simulation of the same model the state that :func:`simulation_state` took."""
+    for field, value in packed.items():
+        if field == "time":
+            data.time = value
+        elif getattr(data, field).shape == value.shape:  # else the solver's own, made anew in each step
+            getattr(data, field)[...] = value.numpy()

@@ -1,8 +1,8 @@
-"""What `dapbench throughput` times: our PPO, the bare environments, and the PPO of other libraries.
+"""What `dapbench throughput` times: our PPO, the bare environments, the physics alone, and the PPO of other libraries.
 
 Each program runs for ever in a process of its own and calls ``lap(env_steps)`` between its iterations, which is where
 it waits for its turn. Each imports only what it needs, so that no other library's memory or threads mix in.
-dapbench leaves the actions that it took, and the bare environments, next in turn, take them again.
+dapbench leaves the actions that it took, which the bare environments and the physics take again.
 """
 
 import sys
@@ -71,8 +71,8 @@ def serve(name: str, config: dict[str, Any], connection: Connection) -> None:
     sys.stdout = sys.stderr  # the parent's output is the result and nothing else
     envs = config["peer_envs" if name in PEERS else "num_envs"]
     warm_up = WARM_UP * envs * config["method"]["rollout_steps"]
-    # A turn of the bare environments is as long as the actions that they are given, and nothing in them warms up.
-    least, warm_up = (0.0, 0) if name == "bare" else (config["seconds"], warm_up)
+    # A turn of what repeats actions is as long as the actions that it is given, and nothing in it warms up.
+    least, warm_up = (0.0, 0) if name in REPEATING else (config["seconds"], warm_up)
     try:
         PROGRAMS[name](config, Turns(connection, least, warm_up, CLOCKS[config["clock"]]))
     except (EOFError, ConnectionError, KeyboardInterrupt):
@@ -84,24 +84,53 @@ def serve(name: str, config: dict[str, Any], connection: Connection) -> None:
 
 
 def run_bare(config: dict[str, Any], lap: Turns) -> None:
-    """The task's vectorised environments under the very actions that dapbench took: the physics' own limit.
+    """Gymnasium's vectorised environments under the very actions that dapbench took.
 
     They start as dapbench's do, so that each step is the same one: how long MuJoCo takes depends on where a body is.
     """
-    from dapbench.rl.environments import env_seeds, make_envs
+    from dapbench.rl.environments import env_seeds, gymnasium_envs
 
-    envs = make_envs(config["task"], config["num_envs"])
+    envs = gymnasium_envs(config["task"], config["num_envs"])
     envs.reset(seed=env_seeds(config["seed"], config["num_envs"]))
     done = 0
     while True:
-        for actions in lap(done):
+        for actions, _ in lap(done):
             for action in actions:
                 envs.step(action)
             done += len(actions) * config["num_envs"]
 
 
+def run_physics(config: dict[str, Any], lap: Turns) -> None:
+    """MuJoCo's steps alone under the actions that dapbench took, from the same starts: the limit of what is possible.
+
+    Nothing is observed. Gymnasium resets a simulation where dapbench's episode ended.
+    """
+    import mujoco
+    import numpy as np
+
+    from dapbench.rl.environments import env_seeds, gymnasium_envs
+
+    envs = gymnasium_envs(config["task"], config["num_envs"])
+    envs.reset(seed=env_seeds(config["seed"], config["num_envs"]))
+    task: Any = envs.envs[0].unwrapped
+    model, frames = task.model, task.frame_skip  # one model for all spares memory that is read in each step
+    simulations = [env.unwrapped.data for env in envs.envs]  # type: ignore[attr-defined]
+    controls = [data.ctrl for data in simulations]
+    done = 0
+    while True:
+        for actions, dones in lap(done):
+            for action, ended in zip(actions, dones, strict=True):
+                for data, control, of_env in zip(simulations, controls, action, strict=True):
+                    control[:] = of_env
+                    mujoco.mj_step(model, data, frames)
+                if ended.any():
+                    for e in np.flatnonzero(ended):
+                        envs.envs[e].reset()
+            done += len(actions) * config["num_envs"]
+
+
 def run_dapbench(config: dict[str, Any], lap: Turns) -> None:
-    """Our PPO as `dapbench train` runs it, with the curve that it gathers; leaves its actions [T, E, A]."""
+    """Our PPO as `dapbench train` runs it, with its curve; leaves actions [T, E, A] and the episodes' ends [T, E]."""
     import lightning.pytorch as pl
 
     from dapbench.ppo import PPO
@@ -116,7 +145,7 @@ def run_dapbench(config: dict[str, Any], lap: Turns) -> None:
 
             def recorded(*args: Any) -> Rollout:
                 rollout = collect(*args)
-                lap.left.append(to_env_actions(rollout.actions, collector.action_space))
+                lap.left.append((to_env_actions(rollout.actions, collector.action_space), rollout.dones))
                 return rollout
 
             collector.collect = recorded  # type: ignore[method-assign, assignment]
@@ -147,7 +176,8 @@ def run_sbx(config: dict[str, Any], lap: Turns) -> None:
 
 
 PEERS = {"sb3": ("stable_baselines3", run_sb3), "sbx": ("sbx", run_sbx)}  # the package that must be there, the program
-PROGRAMS = {"dapbench": run_dapbench, "bare": run_bare} | {name: program for name, (_, program) in PEERS.items()}
+REPEATING = {"bare": run_bare, "physics": run_physics}
+PROGRAMS = {"dapbench": run_dapbench} | REPEATING | {name: program for name, (_, program) in PEERS.items()}
 
 
 def peer(algorithm: Callable[..., Any], tanh: Any, config: dict[str, Any]) -> Any:

@@ -14,15 +14,16 @@ import lightning.pytorch as pl
 
 from dapbench.config import compose
 from dapbench.ppo import PPO
+from dapbench.rl.mujoco_tasks import MujocoTasks
 from dapbench.runs.training import build, fit
 
 EPOCHS = 8  # the first one compiles and does not count
 PARTS = {
     "physics": "MuJoCo's step",
     "task": "the task in Python: observation, reward, info",
-    "wrappers": "Gymnasium's wrappers: time limit, order, checker",
+    "wrappers": "Gymnasium's wrappers, where it steps the task itself",
     "reset": "resets",
-    "vector": "SyncVectorEnv: batching, copies, infos",
+    "vector": "the vector environment: batching, time limit, infos",
     "policy": "policy: normalization and mean in numpy",
     "collector": "collector: noise, clipping, buffers, episodes",
     "iteration": "statistics, reward scaling, log-probabilities, Lightning",
@@ -59,12 +60,19 @@ class Profile(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: PPO) -> None:
         """Wraps what an iteration passes through."""
-        for env in module.collector.envs.envs:
-            self.wrap("physics", env.unwrapped, "do_simulation")
-            self.wrap("task", env.unwrapped, "step")
-            self.wrap("wrappers", env, "step")
-            self.wrap("reset", env, "reset")
-        self.wrap("vector", module.collector.envs, "step")
+        envs = module.collector.envs
+        if isinstance(envs, MujocoTasks):
+            self.wrap("physics", envs, "simulate")
+            self.wrap("task", envs, "before")
+            self.wrap("task", envs, "after")
+            self.wrap("reset", envs, "reset_one")
+        else:
+            for env in envs.envs:
+                self.wrap("physics", env.unwrapped, "do_simulation")
+                self.wrap("task", env.unwrapped, "step")
+                self.wrap("wrappers", env, "step")
+                self.wrap("reset", env, "reset")
+        self.wrap("vector", envs, "step")
         self.wrap("collector", module.collector, "collect")
         self.wrap("advantages", module, "estimate")
         self.wrap("update", module.updates["policy"], "epoch")

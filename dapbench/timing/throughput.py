@@ -1,4 +1,4 @@
-"""`dapbench throughput`: steps per second beside the bare environments and other libraries, in turn on one core."""
+"""`dapbench throughput`: steps per second beside the environments, the physics and other libraries, on one core."""
 
 import json
 import multiprocessing
@@ -11,10 +11,11 @@ from typing import Any
 from tqdm import tqdm
 
 from dapbench.errors import UserError
+from dapbench.rl.environments import make_env
 from dapbench.runs.training import check_run
 from dapbench.settings import check_choice, check_number
 from dapbench.timing.overhead import one_core
-from dapbench.timing.peers import CLOCKS, PEERS, serve
+from dapbench.timing.peers import CLOCKS, PEERS, REPEATING, serve
 
 ENDLESS = 10**9  # epochs: a program runs until it is stopped, and the learning rate stays what it is for the peers
 
@@ -95,6 +96,15 @@ def started(name: str, config: dict[str, Any]) -> Iterator[Callable[[list[Any]],
         process.kill()
 
 
+def is_simulated(task: Mapping[str, Any]) -> bool:
+    """Whether the task is one of Gymnasium's MuJoCo environments, whose physics can be stepped alone."""
+    from gymnasium.envs.mujoco import MujocoEnv
+
+    env = make_env(task)
+    env.close()
+    return isinstance(env.unwrapped, MujocoEnv)
+
+
 def throughput(config: dict[str, Any]) -> None:
     """Prints steps per second of every program and dapbench's ratios to the others.
 
@@ -104,7 +114,8 @@ def throughput(config: dict[str, Any]) -> None:
         UserError: bad input, or a program that cannot run.
     """
     settings = checked(config)
-    names = list(dict.fromkeys(["dapbench", "bare", *settings["peers"]]))
+    simulated = ["physics"] if is_simulated(settings["task"]) else []
+    names = list(dict.fromkeys(["dapbench", "bare", *simulated, *settings["peers"]]))
     speeds: dict[str, list[float]] = {name: [] for name in names}
     task, pairs = settings["task"]["name"], settings["pairs"]
     with one_core(), ExitStack() as stack, tqdm(total=len(names) * (pairs + 1), desc=f"throughput {task}") as bar:
@@ -115,7 +126,8 @@ def throughput(config: dict[str, Any]) -> None:
         for _ in range(pairs):
             left: list[Any] = []
             for name, turn in turns.items():
-                speed, left = turn(left)
+                speed, own = turn(left if name in REPEATING else [])
+                left = own or left
                 speeds[name].append(speed)
                 bar.update()
     print(json.dumps(summary(task, speeds)) if settings["json"] else table(settings, speeds))
@@ -124,7 +136,7 @@ def throughput(config: dict[str, Any]) -> None:
 def summary(task: str, speeds: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """What ``--json`` prints: medians over the repeats."""
     relative = ratios(speeds)
-    order = [*(name for name in relative if name != "bare"), "bare"]
+    order = sorted(relative, key=lambda name: name in REPEATING)  # the peers come first
     return {
         "task": task,
         "steps_per_second": {name: median(values) for name, values in speeds.items()},

@@ -152,7 +152,8 @@ def test_an_environment_of_unknown_state_is_not_resumed(
         return env
 
     monkeypatch.setattr("dapbench.rl.environments.make_env", opaque)
-    train(small("task=reacher", "profile.epochs=3", "checkpoint_epochs=1", f"out={tmp_path / 'run'}"))
+    sizes = ["profile.epochs=3", "checkpoint_epochs=1"]
+    train(small("task=reacher", "task.env_id=Pendulum-v1", *sizes, f"out={tmp_path / 'run'}"))
     assert "it cannot be saved" in capsys.readouterr().err
     assert not (tmp_path / "run" / "resume.ckpt").exists()
 

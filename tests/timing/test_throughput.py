@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gymnasium.vector import SyncVectorEnv
 
 from dapbench import ppo
 from dapbench.config import run_command
 from dapbench.errors import UserError
 from dapbench.rl import environments
-from dapbench.rl.environments import make_envs
+from dapbench.rl.environments import Environments, gymnasium_envs, make_envs
+from dapbench.rl.mujoco_tasks import MujocoTasks
 from dapbench.timing import throughput as module
-from dapbench.timing.peers import Turns, peer, run_bare, run_dapbench
-from dapbench.timing.throughput import checked, ratios, started, summary, table, throughput
+from dapbench.timing.peers import Turns, peer, run_bare, run_dapbench, run_physics
+from dapbench.timing.throughput import checked, is_simulated, ratios, started, summary, table, throughput
 
 Compose = Callable[..., dict[str, Any]]
 SMALL = (
@@ -31,6 +31,11 @@ SMALL = (
     "seconds=0.02",
 )
 SPEEDS = {"dapbench": [2.0, 6.0, 8.0], "bare": [4.0, 8.0, 10.0], "sb3": [1.0, 1.0, 4.0]}
+
+
+def test_what_repeats_our_actions_comes_last() -> None:
+    speeds = {name: [1.0] for name in ("dapbench", "bare", "physics", "sb3", "sbx")}
+    assert list(summary("hopper", speeds)["ratio"]) == ["sb3", "sbx", "bare", "physics"]
 
 
 def test_ratios_are_of_the_same_repeat() -> None:
@@ -92,32 +97,45 @@ class FewTurns(Turns):
         return self.given
 
 
-def test_the_bare_environments_take_the_same_steps_as_ours(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[SyncVectorEnv] = []
+def test_bare_and_physics_take_the_same_steps_as_ours(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
 
-    def recorded(*args: Any) -> SyncVectorEnv:
-        made.append(make_envs(*args))
-        return made[-1]
+    def recorded(make: Callable[..., Any]) -> Callable[..., Any]:
+        def made_and_kept(*args: Any) -> Any:
+            made.append(make(*args))
+            return made[-1]
 
-    monkeypatch.setattr(environments, "make_envs", recorded)
-    monkeypatch.setattr(ppo, "make_envs", recorded)
+        return made_and_kept
+
+    monkeypatch.setattr(environments, "gymnasium_envs", recorded(gymnasium_envs))
+    monkeypatch.setattr(ppo, "make_envs", recorded(make_envs))
     config = checked(compose("throughput", *SMALL, "task=hopper", "peers=[]", "compile=false"))
     ours = FewTurns(2, [])
     with pytest.raises(EOFError):
         run_dapbench(config, ours)
-    with pytest.raises(EOFError):
-        run_bare(config, FewTurns(1, ours.left))
-    assert sum(map(len, ours.left)) == 3 * config["method"]["rollout_steps"]  # an episode or more has ended
-    for mine, bare in zip(*(envs.envs for envs in made), strict=True):
-        np.testing.assert_array_equal(mine.unwrapped.data.qpos, bare.unwrapped.data.qpos)
+    for program in (run_bare, run_physics):
+        with pytest.raises(EOFError):
+            program(config, FewTurns(1, ours.left))
+    assert sum(len(actions) for actions, _ in ours.left) == 3 * config["method"]["rollout_steps"]
+    assert any(dones.any() for _, dones in ours.left)
+    mine, *others = made
+    assert [type(envs) for envs in made] == [MujocoTasks, Environments, Environments]
+    for envs in others:
+        for data, env in zip(mine.simulations, envs.envs, strict=True):
+            np.testing.assert_array_equal(data.qpos, env.unwrapped.data.qpos)
+
+
+def test_only_simulations_have_physics() -> None:
+    assert is_simulated({"name": "pusher", "env_id": "Pusher-v5", "env_kwargs": {}})
+    assert not is_simulated({"name": "pendulum", "env_id": "Pendulum-v1", "env_kwargs": {}})
 
 
 def test_a_measurement(compose: Compose, capsys: pytest.CaptureFixture[str]) -> None:
     throughput(compose("throughput", *SMALL, "peers=[sb3]", "peer_envs=1", "json=true"))
     printed = json.loads(capsys.readouterr().out)
     assert printed["task"] == "reacher"
-    assert list(printed["steps_per_second"]) == ["dapbench", "bare", "sb3"]
-    assert list(printed["ratio"]) == ["sb3", "bare"]
+    assert list(printed["steps_per_second"]) == ["dapbench", "bare", "physics", "sb3"]
+    assert list(printed["ratio"]) == ["sb3", "bare", "physics"]
     assert all(value > 0 for part in ("steps_per_second", "ratio") for value in printed[part].values())
 
 
