@@ -51,8 +51,8 @@ def search_path() -> list[str]:
     return [f"hydra.searchpath=['file://{quoted}']"]
 
 
-def compose(name: str, *overrides: str) -> dict[str, Any]:
-    """A command's configuration outside of the command: compose("train", "task=hopper", ...)."""
+def compose(name: str | None, *overrides: str) -> dict[str, Any]:
+    """A command's configuration outside of the command: compose("train", "task=hopper", ...); None: an empty one."""
     import hydra
 
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
@@ -120,7 +120,7 @@ def resolved(composed: "DictConfig") -> dict[str, Any]:
     """
     from omegaconf import OmegaConf
 
-    if composed.params is not None:
+    if composed.get("params") is not None:
         OmegaConf.set_struct(composed, False)
         for group, content in slices_of(Path(composed.params), composed).items():
             composed[group] = content

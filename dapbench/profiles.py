@@ -1,8 +1,14 @@
-"""What a profile asks for: one place that turns conf/profile into runs."""
+"""What a profile asks for: one place that composes conf/profile and turns it into runs."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import yaml
+
+from dapbench.config import choices, compose
+from dapbench.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -26,3 +32,24 @@ def runs(profile: Mapping[str, Any]) -> Iterator[Run]:
                     if (task, method, seed) not in seen:
                         seen.add((task, method, seed))
                         yield Run(name, task, method, int(seed))
+
+
+def compose_profile(name: str, params: str | Path | None = None) -> dict[str, Any]:
+    """The profile ``name`` as a plain dict: that of the file ``params`` where one is given, else composed from conf/.
+
+    Raises:
+        UserError: there is no such profile, or the file is missing, malformed or of another profile.
+    """
+    if params is not None:
+        try:
+            profile = yaml.safe_load(Path(params).read_text(encoding="utf-8"))["profile"]
+            found = profile["name"]
+        except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"params={params} holds no profile ({reason}); dapbench repro composes it") from error
+        if found != name:
+            raise UserError(f"params={params} is of profile {found}; compose it anew for profile={name}")
+        return profile
+    if name not in choices("profile"):
+        raise UserError(f"unknown profile '{name}'; choose one of {', '.join(choices('profile'))}")
+    return compose(None, f"+profile={name}")["profile"]

@@ -28,7 +28,7 @@ READING = ("report", "profiles", "curves", "config", "arguments", "errors", "fil
 RULES = {
     "errors": (),
     "curves": (),
-    "profiles": (),
+    "profiles": ("config", "errors"),
     "sources": (),
     "files": ("errors",),
     "arguments": ("errors",),

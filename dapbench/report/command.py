@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dapbench.arguments import Parser
 from dapbench.errors import UserError
+from dapbench.profiles import compose_profile
 
 
 def report(argv: list[str]) -> int:
@@ -21,8 +22,6 @@ def report(argv: list[str]) -> int:
         key, equals, given[key] = argument.partition("=")
         if not equals or key not in ("profile", "results", "params"):
             raise UserError(f"'{argument}' is not one of profile=NAME, results=DIR, params=FILE")
-    from dapbench.report.results import compose_profile
-
     profile = compose_profile(given.get("profile", "quick"), given.get("params"))
     results = Path(given.get("results", "results"))
     if not (results / profile["name"]).is_dir():

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from dapbench.config import CONF, choices, compose
+from dapbench.config import CONF
 from dapbench.curves import filled
 from dapbench.errors import UserError
-from dapbench.profiles import Run, runs
+from dapbench.profiles import Run, compose_profile, runs
 from dapbench.report.statistics import Reference, reference_scores
 
 KEY = ["task", "method", "seed"]
@@ -115,27 +115,6 @@ class Results:
             if last > first:
                 chosen[task] = Reference(first, last, "these results")
         return chosen
-
-
-def compose_profile(name: str, params: str | Path | None = None) -> dict[str, Any]:
-    """The profile ``name`` as a plain dict: that of the file ``params`` where one is given, else composed from conf/.
-
-    Raises:
-        UserError: there is no such profile, or the file is missing, malformed or of another profile.
-    """
-    if params is not None:
-        try:
-            profile = yaml.safe_load(Path(params).read_text(encoding="utf-8"))["profile"]
-            found = profile["name"]
-        except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"params={params} holds no profile ({reason}); dapbench repro composes it") from error
-        if found != name:
-            raise UserError(f"params={params} is of profile {found}; compose it anew for profile={name}")
-        return profile
-    if name not in choices("profile"):
-        raise UserError(f"unknown profile '{name}'; choose one of {', '.join(choices('profile'))}")
-    return compose("train", f"profile={name}")["profile"]
 
 
 def open_results() -> Results:

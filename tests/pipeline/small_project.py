@@ -65,15 +65,6 @@ def build_report(results_dir, profile):
     return folder / "report/index.html"
 """
 
-CONFIG = """
-from pathlib import Path
-
-CONF = Path(__file__).resolve().parents[1] / "conf"
-
-def choices(group):
-    return sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))
-"""
-
 TINY = """
 defaults: [paper]
 name: tiny
@@ -87,7 +78,8 @@ log_qualities: null
 
 COPIED = [".gitignore", "dvc.yaml", ".dvc/config", ".dvcignore", "dapbench/pipeline", "dapbench/report/command.py"]
 COPIED += [
-    f"dapbench/{name}.py" for name in ("__init__", "__main__", "arguments", "errors", "files", "profiles", "sources")
+    f"dapbench/{name}.py"
+    for name in ("__init__", "__main__", "arguments", "config", "errors", "files", "profiles", "sources")
 ]
 # What stands in for the code that cells run: each file's imports.
 IMPORTS = {
@@ -141,7 +133,6 @@ class Project:
         for name, text in IMPORTS.items():
             self.write(name, f"# {name}\n{text}\n")
         self.write("dapbench/cli.py", STUB)
-        self.write("dapbench/config.py", CONFIG)
         self.write("dapbench/pipeline/local.py", local_with_little())
         self.write("dapbench/report/build.py", REPORT)
         self.write("dapbench/tracking/recording.py", "def prepare():\n    pass\n\ndef track_report(*_):\n    pass\n")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dapbench.errors import UserError
-from dapbench.profiles import runs
-from dapbench.report.results import KEY, compose_profile, load_results
+from dapbench.profiles import compose_profile, runs
+from dapbench.report.results import KEY, load_results
 from dapbench.report.statistics import Reference, reference_scores
 
 
