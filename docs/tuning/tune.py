@@ -1,6 +1,6 @@
 """Runs the trials of trials.yaml that results.csv lacks: python docs/tuning/tune.py METHOD [TRIAL ...] [--help]
 
-A trial is `dapbench train` with the settings that trials.yaml gives, on each tuning task and seed, with the schedules of
+A trial is `dapbench train` with the settings of trials.yaml, on each tuning task and seed, with the schedules of
 the whole protocol. Logs and priors come from the results of the profile that --profile names. A row is added as soon as
 its run has ended, and a run that was stopped is made again.
 """
