@@ -31,7 +31,7 @@ class PPOSettings:
 
     name: str = given()
     title: str = given()
-    starts_from: str = choice("nothing", "logs", "prior")
+    starts_from: str = choice("nothing", "logs", "prior", "both")
     num_envs: int = number(1, 10**4)
     rollout_steps: int = number(1, 10**6)
     hidden: list[int] = number(1, 10**5)
@@ -177,6 +177,8 @@ class PPO(pl.LightningModule):
 
     Settings: ClassVar[type[PPOSettings]] = PPOSettings
     hp: PPOSettings
+    actor: GaussianActor
+    critic: nn.Module  # V(s)
     carried: Carried
     updates: dict[str, Update]
     collector: Collector

@@ -15,7 +15,13 @@ from omegaconf.errors import OmegaConfBaseException
 from dapbench.errors import UserError
 
 Settings = TypeVar("Settings")
-WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+WORDS = {
+    int: "a whole number",
+    float: "a number",
+    float | None: "null or a number",
+    bool: "true or false",
+    str: "a word",
+}
 
 
 def number(low: float, high: float) -> Any:

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from dapbench.config import choices
-from dapbench.ppo import PPO
-from dapbench.rl.environments import make_env
+from dapbench.datasets.episodes import load_transitions
+from dapbench.ppo import PPO, Estimate
+from dapbench.rl.environments import make_env, to_policy_actions
 from dapbench.runs.evaluation import load_run
 from dapbench.runs.training import Curve, build, fit, train
 
@@ -37,7 +38,7 @@ def test_every_method_runs_on_every_task(config_of: Small, method: str, task: st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["ppo", "ppg", "ppo_rnd", "ppo_bc", "ppo_gap", "ppo_dap"])
+@pytest.mark.parametrize("method", ["ppo", "ppg", "ppo_rnd", "ppo_bc", "ppo_dapg", "ppo_gap", "ppo_dap_warm"])
 def test_compiled_equals_eager(config_of: Small, method: str) -> None:
     """All of a method's updates and its sampler, over 24 policy updates and the rollouts between them."""
     config = config_of(method, "reacher", "profile.epochs=3", "profile.schedule_epochs=9")
@@ -54,7 +55,7 @@ def test_missing_inputs_are_one_clear_error(small: Small, tmp_path: Path, method
     from dapbench.errors import UserError
 
     missing = [f"prior_dir={tmp_path}/none", f"logs_dir={tmp_path}/none"]
-    fitting = ["method.q_minibatch_size=50", "method.tuning_batch_size=20"] if method == "ppo_dap" else []
+    fitting = ["method.tuning_batch_size=20"] if method == "ppo_dap" else []
     with pytest.raises(UserError, match=f"{tmp_path}/none") as error:
         train(small("task=reacher", f"method={method}", *fitting, *missing, f"out={tmp_path}/run"))
     assert "\n" not in str(error.value)
@@ -141,8 +142,6 @@ def test_warm_start_takes_the_logs_statistics_and_fits_them(config_of: Small) ->
     module.configure_optimizers()
     module.on_fit_start()
     assert module.observation_stats.count == 180
-    from dapbench.datasets.episodes import load_transitions
-
     env = make_env(module.config["task"])
     logs = load_transitions(Path(module.config["logs_dir"]), env.observation_space, env.action_space)
     states = module.observation_stats.normalize(torch.as_tensor(logs.observations))
@@ -150,3 +149,20 @@ def test_warm_start_takes_the_logs_statistics_and_fits_them(config_of: Small) ->
     # Random actions around zero with states free to remember them: fitted better than by any constant.
     assert ((mean - logs.actions) ** 2).mean() < 0.7 * logs.actions.var()
     module.collector.envs.close()
+
+
+def test_dapgs_weight_and_term_by_hand(config_of: Small) -> None:
+    """λ0 λ1^k max A times the mean negative log-likelihood of logged pairs (Rajeswaran et al. 2018, eq. 5)."""
+    module = build(config_of("ppo_dapg", "reacher", "method.demonstration_decay=0.5"))
+    fit(module, [])
+    module.carried.iteration = 3
+    advantages = torch.randn(200, generator=torch.Generator().manual_seed(0))
+    columns = module.prepare(None, Estimate(advantages, advantages)).columns
+    highest = ((advantages - advantages.mean()) / advantages.std()).max()
+    assert module.current_weight.item() == pytest.approx(0.1 * 0.5**3 * highest.item(), rel=1e-5)
+    logs = load_transitions(Path(module.config["logs_dir"]), module.observation_space, module.action_space)
+    assert np.isin(columns["logged_actions"].numpy(), to_policy_actions(logs.actions, module.action_space)).all()
+    mean, log_std = module.actor(columns["logged_policy_observations"])
+    normal = torch.distributions.Normal(mean, log_std.exp())
+    expected = -module.current_weight * normal.log_prob(columns["logged_actions"]).sum(-1).mean()
+    torch.testing.assert_close(module.actor_terms(columns, mean, log_std)[0], expected)

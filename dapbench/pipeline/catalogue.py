@@ -91,8 +91,8 @@ class _Catalogue:
         """The paths of the data that a method starts from, if any; adds the cells that make them."""
         config = self._params.method[method]
         starts_from = config.get("starts_from")
-        if starts_from not in ("nothing", "logs", "prior"):
-            valid = "nothing, logs, prior"
+        if starts_from not in ("nothing", "logs", "prior", "both"):
+            valid = "nothing, logs, prior, both"
             raise UserError(f"conf/method/{method}.yaml: starts_from '{starts_from}' is not one of {valid}")
         if starts_from == "nothing":
             return []
@@ -105,7 +105,7 @@ class _Catalogue:
         modules = ["dapbench.prior.pretraining", self._module(f"prior {prior}", self._params.prior[prior])]
         cell = {"task": task, "quality": quality, "prior": prior, "out": out}
         self._add("pretrain", f"{task}-{quality}-{prior}", cell, modules, [logs])
-        return [out]
+        return [out, logs] if starts_from == "both" else [out]
 
     def _logs(self, task: str, method: str) -> str:
         """The path of the logs that a method starts from, itself or its prior; adds the cell that makes them."""
@@ -128,7 +128,7 @@ class _Catalogue:
         """The modules behind `dapbench train` for a method."""
         config = self._params.method[method]
         modules = ["dapbench.runs.training", self._module(f"method {method}", config)]
-        if config.starts_from == "prior":
+        if config.starts_from in ("prior", "both"):
             modules.append(self._module(f"prior {config.prior}", self._params.prior[config.prior]))
         return modules
 

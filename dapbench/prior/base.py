@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from dapbench.checkpoints import read_checkpoint
 from dapbench.errors import UserError
@@ -21,26 +20,25 @@ class Guidance(NamedTuple):
     """What proposals move along while they are drawn.
 
     Attributes:
-        gradient: gives ∇_a Q [M, K, A] at ``policy_observations`` and actions [M, K, A].
-        policy_observations: [M, O], as Q reads them.
-        scale: α_max, the longest step.
+        gradient: gives ∇_a Q [M, K, A] at ``features`` and actions [M, K, A].
+        features: [M, ...], of the states as Q reads them.
+        scale: α_max.
     """
 
     gradient: Callable[[Tensor, Tensor], Tensor]
-    policy_observations: Tensor
+    features: Tensor
     scale: float
 
-    def step(self, actions: Tensor, sigma: Tensor, sigma_data: Tensor) -> Tensor:
-        """``actions`` after one step at noise level σ, within [-1, 1]."""
-        gradient = self.gradient(self.policy_observations, actions)
-        return (actions + guidance_step(gradient, sigma, sigma_data, self.scale)).clamp(-1.0, 1.0)
+    def step(self, actions: Tensor, sigma: Tensor, sigma_max: float) -> Tensor:
+        """Noisy ``actions`` [M, K, A] at level σ, one step along ∇_a Q further."""
+        return actions + guidance_step(self.gradient(self.features, actions), sigma, sigma_max, self.scale)
 
 
 class ActionPrior(nn.Module, ABC):
     """A conditional density over actions scaled to [-1, 1], pretrained on logged (s, a).
 
     Derived classes have a ``network`` and define :meth:`corrupt`, :meth:`predict`, :meth:`fit_loss`, :meth:`drift`,
-    :meth:`sample` and :meth:`forward`.
+    :meth:`sample` and :meth:`hidden_layers`.
 
     Args:
         observation_size, action_size: O and A.
@@ -91,27 +89,15 @@ class ActionPrior(nn.Module, ABC):
         """Compiles what :meth:`sample` repeats, if there is anything worth it."""
 
     @abstractmethod
-    def forward(self, prior_observations: Tensor, actions: Tensor, level: Tensor, noise: Tensor) -> Tensor:
-        """−log p(a | s) [B], or an unbiased estimate of a bound on it up to a constant.
-
-        Args:
-            prior_observations, actions: [B, O] and [B, A].
-            level: [B] uniform in [0, 1), from which a noise level is drawn where one is needed.
-            noise: [B, A] standard normal.
-        """
-
-    def surprise(self, prior_observations: Tensor, actions: Tensor, level: Tensor, noise: Tensor) -> Tensor:
-        """:meth:`forward` with ψ frozen: its gradient reaches ``actions`` and no weight, trainable or not."""
-        frozen = {name: p.detach() for name, p in self.named_parameters()}
-        return functional_call(self, frozen, (prior_observations, actions, level, noise))
+    def hidden_layers(self) -> list[str]:
+        """The names of the layers in ``network`` that map hidden units to hidden units."""
 
     # -- adapters ----------------------------------------------------------------------------------------------------
 
     def add_adapters(self, kind: str, rank: int) -> None:
-        """Chooses what online tuning may move: ``lora`` adapters, the ``full`` network, or nothing (``frozen``)."""
+        """Chooses what online tuning may move: ``lora`` adapters of the hidden layers, ``full``ly all, or nothing."""
         if kind == "lora":
-            linear = [name for name, module in self.network.named_modules() if isinstance(module, nn.Linear)]
-            settings = LoraConfig(r=rank, lora_alpha=rank, target_modules=linear)
+            settings = LoraConfig(r=rank, lora_alpha=rank, target_modules=self.hidden_layers())
             self.network = inject_adapter_in_model(settings, self.network)
         self.requires_grad_(False)
         for name, parameter in self.network.named_parameters():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dapbench.prior.base import ActionPrior, Guidance
-from dapbench.rl.losses import diffusion_bound, edm_loss
+from dapbench.rl.losses import edm_loss
 from dapbench.rl.updates import maybe_compile
 
 LOG_SIGMA_MEAN, LOG_SIGMA_STD = -1.2, 1.2  # P_mean and P_std (Karras et al. 2022, Table 1)
@@ -99,44 +99,45 @@ class DiffusionPrior(ActionPrior):
         high, low = self.config["sigma_max"] ** (1 / RHO), self.config["sigma_min"] ** (1 / RHO)
         return [(high + i / max(n - 1, 1) * (low - high)) ** RHO for i in range(n)] + [0.0]
 
-    def denoise_guided(self, embedded: Tensor, noisy: Tensor, sigma: Tensor, guidance: Guidance | None) -> Tensor:
-        """The denoised actions [M, K, A], moved along the guidance: the one thing that each solver step does."""
-        shared = embedded.unsqueeze(1).expand(-1, noisy.shape[1], -1)
-        denoised = self.denoise(shared, noisy, sigma).clamp(-1.0, 1.0)
-        return denoised if guidance is None else guidance.step(denoised, sigma, self.sigma_data)
+    def hidden_layers(self) -> list[str]:
+        """Those between the first layer and the last."""
+        return [f"hidden.{i}" for i in range(len(self.network.hidden))]
+
+    def solver(self) -> Tensor:
+        """[n, 5], of each step: σ, the σ after it, and what x, the denoised and the last denoised weigh in the next x.
+
+        DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order at one denoiser call a step.
+        """
+        rows, previous_step = [], math.inf
+        for sigma, next_sigma in pairwise(self.schedule()):
+            if next_sigma == 0.0:
+                rows.append((sigma, 0.0, 0.0, 1.0, 0.0))
+                continue
+            step = math.log(sigma / next_sigma)
+            extrapolation, share = step / (2.0 * previous_step), -math.expm1(-step)
+            rows.append((sigma, next_sigma, next_sigma / sigma, share * (1.0 + extrapolation), -share * extrapolation))
+            previous_step = step
+        return self.state_mean.new_tensor(rows)
+
+    def solver_step(
+        self, embedded: Tensor, x: Tensor, previous: Tensor, coefficients: Tensor, guidance: Guidance | None
+    ) -> tuple[Tensor, Tensor]:
+        """One row of :meth:`solver`, then a step along the guidance; returns the next x and the denoised, [M, K, A]."""
+        sigma, next_sigma, of_x, of_denoised, of_previous = coefficients.unbind()
+        shared = embedded.unsqueeze(1).expand(-1, x.shape[1], -1)
+        denoised = self.denoise(shared, x, sigma.view(1, 1, 1)).clamp(-1.0, 1.0)
+        x = of_x * x + of_denoised * denoised + of_previous * previous
+        return x if guidance is None else guidance.step(x, next_sigma, self.config["sigma_max"]), denoised
 
     def sample(self, prior_observations: Tensor, noise: Tensor, guidance: Guidance | None = None) -> Tensor:
-        """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order at one denoiser call a step.
-
-        What each step denoises first moves along the guidance (:func:`dapbench.rl.losses.guidance_step`).
-        """
-        sigmas = self.schedule()
+        """Solves the probability flow from σ_max to 0; each latent moves along the guidance, the clean one too."""
         embedded = self.network.embed(prior_observations)
-        x = sigmas[0] * noise
-        previous, previous_step = None, 0.0
-        for sigma, next_sigma in pairwise(sigmas):
-            level = x.new_full((1, 1, 1), sigma)
-            denoised = self.denoise_guided(embedded, x, level, guidance)
-            if next_sigma == 0.0:
-                return denoised
-            step = math.log(sigma / next_sigma)
-            extrapolated = denoised
-            if previous is not None:
-                weight = step / (2.0 * previous_step)
-                extrapolated = (1.0 + weight) * denoised - weight * previous
-            x = (next_sigma / sigma) * x - math.expm1(-step) * extrapolated
-            previous, previous_step = denoised, step
-        raise AssertionError("the schedule ends at zero")
+        x, denoised = self.config["sigma_max"] * noise, torch.zeros_like(noise)
+        for coefficients in self.solver().unbind():
+            x, denoised = self.solver_step(embedded, x, denoised, coefficients, guidance)
+        return x.clamp(-1.0, 1.0)
 
     def compile_sampler(self, compile: bool) -> None:
         """Compiles one solver step: the whole solver as one graph takes five times as long to compile."""
-        compiled = maybe_compile(self.denoise_guided, compile, self.state_mean.device)
-        self.denoise_guided = compiled  # type: ignore[method-assign]
-
-    def forward(self, prior_observations: Tensor, actions: Tensor, level: Tensor, noise: Tensor) -> Tensor:
-        """The diffusion's variational bound on −log p(a | s), at one noise level σ with ln σ uniform."""
-        log_range = math.log(self.config["sigma_max"] / self.config["sigma_min"])
-        sigma = self.config["sigma_min"] * (log_range * level).exp()
-        noisy = actions + sigma.unsqueeze(-1) * noise
-        denoised = self.denoise(self.network.embed(prior_observations), noisy, sigma.unsqueeze(-1))
-        return diffusion_bound(denoised, actions, sigma, log_range)
+        compiled = maybe_compile(self.solver_step, compile, self.state_mean.device)
+        self.solver_step = compiled  # type: ignore[method-assign]

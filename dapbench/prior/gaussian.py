@@ -42,13 +42,12 @@ class GaussianPrior(ActionPrior):
         """E KL(previous ‖ now), in nats."""
         return gaussian_kl(*previous.chunk(2, -1), *prediction.chunk(2, -1)).mean()
 
-    def sample(self, prior_observations: Tensor, noise: Tensor, guidance: Guidance | None = None) -> Tensor:
-        """μ + σ · noise, moved once along the guidance by at most α_max."""
-        mean, log_std = self.predict({"prior_observations": prior_observations}).unsqueeze(1).chunk(2, -1)
-        actions = (mean + log_std.exp() * noise).clamp(-1.0, 1.0)
-        # One step has no noise level to shrink with: σ_d = 0 makes the bound α_max itself.
-        return actions if guidance is None else guidance.step(actions, actions.new_ones(()), actions.new_zeros(()))
+    def hidden_layers(self) -> list[str]:
+        """Those between the first layer and the last."""
+        return [name for name, layer in self.network.named_children() if isinstance(layer, nn.Linear)][1:-1]
 
-    def forward(self, prior_observations: Tensor, actions: Tensor, level: Tensor, noise: Tensor) -> Tensor:
-        """−log p(a | s) [B], exact."""
-        return -gaussian_log_prob(actions, *self.predict({"prior_observations": prior_observations}).chunk(2, -1))
+    def sample(self, prior_observations: Tensor, noise: Tensor, guidance: Guidance | None = None) -> Tensor:
+        """μ + σ · noise, moved along the guidance once, as a clean action is."""
+        mean, log_std = self.predict({"prior_observations": prior_observations}).unsqueeze(1).chunk(2, -1)
+        actions = mean + log_std.exp() * noise
+        return (actions if guidance is None else guidance.step(actions, actions.new_zeros(()), 1.0)).clamp(-1.0, 1.0)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 LOG_2PI = math.log(2.0 * math.pi)
+MAX_GUIDANCE = 0.1  # the longest step along ∇_a Q
 
 
 def gaussian_log_prob(actions: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
@@ -58,20 +59,6 @@ def edm_loss(denoised: Tensor, clean: Tensor, sigma: Tensor, sigma_data: Tensor)
     return (edm_weight(sigma, sigma_data) * ((denoised - clean) ** 2).sum(-1)).mean()
 
 
-def diffusion_bound(denoised: Tensor, clean: Tensor, sigma: Tensor, log_range: float) -> Tensor:
-    """An estimate [B] of an upper bound on −log p(a | s), up to a constant, from one noise level.
-
-    −log p(a) ≤ ∫ σ⁻² E‖D(a + σε; σ) − a‖² d ln σ + const (Kingma et al. 2021, eq. 15, with SNR = σ⁻²); drawing ln σ
-    uniformly over a range of length ``log_range`` makes it an expectation.
-
-    Args:
-        denoised, clean: D and a, [B, A].
-        sigma: [B], with ln σ uniform.
-        log_range: ln(σ_max / σ_min).
-    """
-    return log_range * ((denoised - clean) ** 2).sum(-1) / sigma**2
-
-
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """The mean of ``values`` [B] where ``mask`` [B] is 1 and not 0; zero where it is nowhere."""
     return (mask * values).sum() / mask.sum().clamp(min=1.0)
@@ -87,17 +74,24 @@ def imitation_loss(proposals: Tensor, mean: Tensor, log_std: Tensor, mask: Tenso
 
 
 def energy_weights(q_values: Tensor, beta: Tensor) -> Tensor:
-    """w_i ∝ exp(β Q̂(s, a_i)) [M, K], with Q [M, K] standardized over each state's K proposals."""
-    centred = q_values - q_values.mean(-1, keepdim=True)
-    return torch.softmax(beta * centred / (q_values.std(-1, keepdim=True) + 1e-6), -1)
+    """w_i ∝ exp(β Q(s, a_i)) [M, K] over each state's K proposals (arXiv 2409.01427v6, eq. 7), from Q [M, K]."""
+    return torch.softmax(beta * q_values, -1)
 
 
-def guidance_step(gradient: Tensor, sigma: Tensor, sigma_data: Tensor, scale: float) -> Tensor:
-    """A step along ∇_a Q, at most α(σ) = α_max σ / √(σ² + σ_d²) long, so that it shrinks with σ.
+def guidance_step(gradient: Tensor, sigma: Tensor, sigma_max: float, scale: float) -> Tensor:
+    """α(σ) ∇_a Q with α(σ) = α_max (1 − σ/σ_max) (arXiv 2409.01427v6, eq. 8), cut to a norm of 0.1.
 
-    Gradients [M, K, A] are divided by their mean norm, so that the step does not depend on the scale of the rewards;
-    those above the mean are shortened to the bound.
+    Args:
+        gradient: ∇_a Q [M, K, A].
+        sigma: the noise level of the actions that move, a scalar.
+        sigma_max: the highest level.
+        scale: α_max.
     """
-    norm = gradient.norm(dim=-1, keepdim=True)
-    direction = gradient / torch.maximum(norm, norm.mean()).clamp(min=1e-12)
-    return scale * sigma / (sigma**2 + sigma_data**2).sqrt() * direction
+    step = scale * (1.0 - sigma / sigma_max) * gradient
+    return step * (MAX_GUIDANCE / step.norm(dim=-1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0)
+
+
+def rank_correlation(x: Tensor, y: Tensor) -> Tensor:
+    """Spearman's rank correlation of ``x`` and ``y`` [N], neither with ties."""
+    ranks = torch.stack([x.argsort().argsort(), y.argsort().argsort()]).double()
+    return torch.corrcoef(ranks)[0, 1]

@@ -73,13 +73,37 @@ class GaussianActor(nn.Module):
 
 
 class Critic(nn.Module):
-    """A scalar function of its inputs: V(s), or Q(s, a) when given the concatenation of both."""
+    """V(s)."""
 
     def __init__(self, inputs: int, hidden: Sequence[int]) -> None:
         super().__init__()
         self.value = MLP(inputs, hidden, 1, last_gain=1.0)
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Values [B] at ``inputs``, each [B, ·], joined along the last axis."""
-        joined = inputs[0] if len(inputs) == 1 else torch.cat(inputs, -1)
-        return self.value(joined).squeeze(-1)
+    def forward(self, observations: Tensor) -> Tensor:
+        """V [B] at normalized observations [B, O]."""
+        return self.value(observations).squeeze(-1)
+
+
+class ActionCritic(nn.Module):
+    """V(s) and Q(s, a) on one trunk; Q reads the trunk's features and the action (arXiv 2409.01427v6).
+
+    Args:
+        inputs: width of the normalized observation.
+        actions: number of action dimensions.
+        hidden: widths of the trunk's layers; Q's own hidden layer is as wide as the last of them.
+    """
+
+    def __init__(self, inputs: int, actions: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        *before, last = hidden
+        self.trunk = nn.Sequential(MLP(inputs, before, last, last_gain=math.sqrt(2.0)), Tanh())
+        self.value = MLP(last, [], 1, last_gain=1.0)
+        self.action_value = MLP(last + actions, [last], 1, last_gain=1.0)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """V [B] at normalized observations [B, O]."""
+        return self.value(self.trunk(observations)).squeeze(-1)
+
+    def q(self, features: Tensor, actions: Tensor) -> Tensor:
+        """Q [...] at the trunk's ``features`` [..., H] of the states and ``actions`` [..., A] in [-1, 1]."""
+        return self.action_value(torch.cat([features, actions], -1)).squeeze(-1)

@@ -22,6 +22,8 @@ Loss = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
 
 torch._dynamo.config.recompile_limit = 64  # every Update and every table size is one entry of the same function
 torch._inductor.config.compile_threads = 1  # one run is one core
+# Else torch compiles a loop anew in every process. What its body does is part of the cache's key all the same.
+torch._inductor.config.unsafe_marked_cacheable_functions = {"torch.ops.higher_order.while_loop": torch.__version__}
 
 
 @cache

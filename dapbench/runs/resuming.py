@@ -115,7 +115,7 @@ def _code(module: PPO) -> list[Path]:
 
 def _inputs(config: Mapping[str, Any]) -> Iterator[Path]:
     """The files that the method starts from; a public dataset is fixed by its name."""
-    folders = {"logs": config["logs_dir"], "prior": config["prior_dir"]}
-    folder = folders.get(config["method"]["starts_from"])
-    if folder is not None:
+    logs, prior = config["logs_dir"], config["prior_dir"]
+    folders = {"logs": [logs], "prior": [prior], "both": [logs, prior]}
+    for folder in folders.get(config["method"]["starts_from"], []):
         yield from (path for path in Path(folder).rglob("*") if path.is_file())

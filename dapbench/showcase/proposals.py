@@ -78,14 +78,15 @@ def draw_proposals(module: PPODAP, observations: Tensor, count: int) -> Tensor:
     """Proposals [2, M, count, A] at raw observations [M, O], unguided (0) and guided (1), from the same noise."""
     noise = torch.randn(len(observations), count, module.action_size, generator=torch.Generator().manual_seed(SEED))
     states = module.prior.normalize(observations)
-    guidance = Guidance(module.q_gradient, module.observation_stats.normalize(observations), module.hp.guidance_scale)
+    features = module.critic.trunk(module.observation_stats.normalize(observations))
+    guidance = Guidance(module.q_gradient, features, module.hp.guidance_scale)
     return torch.stack([module.prior.sample(states, noise, along) for along in (None, guidance)])
 
 
 def q_values(module: PPODAP, observations: Tensor, actions: Tensor) -> Tensor:
     """Q [2, M, K] of actions [2, M, K, A] at raw observations [M, O]."""
-    normalized = module.observation_stats.normalize(observations)
-    return torch.stack([module.q_of(normalized, proposed) for proposed in actions])
+    features = module.critic.trunk(module.observation_stats.normalize(observations))
+    return torch.stack([module.q_of(features, proposed) for proposed in actions])
 
 
 def policy_actions(module: PPODAP, observations: Tensor) -> Tensor:

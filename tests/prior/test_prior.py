@@ -1,4 +1,4 @@
-"""The priors: preconditioning, solver, adapters, score, quality and checkpoints."""
+"""The priors: preconditioning, solver, guidance, adapters, quality and checkpoints."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ import torch
 from dapbench.errors import UserError
 from dapbench.prior.base import ActionPrior, Guidance, build_prior
 from dapbench.prior.quality import energy_distance, energy_score
-from dapbench.rl.losses import gaussian_kl
 
 CONFIG = {"width": 16, "depth": 1, "solver_steps": 5, "sigma_min": 0.02, "sigma_max": 5.0}
 KINDS = {"diffusion": "dapbench.prior.diffusion.DiffusionPrior", "gaussian": "dapbench.prior.gaussian.GaussianPrior"}
@@ -75,42 +74,30 @@ def test_guidance_raises_q_and_stays_within_bounds(kind: str) -> None:
     states, noise = torch.randn(50, 3), torch.randn(50, 4, 2)
     target = torch.tensor([0.9, -0.9])
 
-    def guide(observations: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+    def guide(features: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         return target - actions
 
     with torch.no_grad():
         plain = prior.sample(states, noise)
         guided = prior.sample(states, noise, Guidance(guide, states, 0.3))
     assert guided.abs().max() <= 1.0
-    assert (guided - target).norm(dim=-1).mean() < (plain - target).norm(dim=-1).mean() - 0.1
+    assert (guided - target).norm(dim=-1).mean() < (plain - target).norm(dim=-1).mean() - 0.05
 
 
-def test_score_form_has_the_gradient_of_the_exact_kl() -> None:
-    """KL(N(μ, σ²) ‖ N(m, s²)) by the bound at random noise levels against its closed form."""
-    m, s = torch.tensor([0.3, -0.2]), 0.4
-    prior = with_exact_denoiser(make(sigma_min=1e-3, sigma_max=1e3), m, s)
-    mean = torch.tensor([0.1, 0.1], requires_grad=True)
-    log_std = torch.tensor([-1.0, -0.5], requires_grad=True)
-    generator, count = torch.Generator().manual_seed(0), 400_000
-    level = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-    xi, epsilon = torch.randn(2, count, 2, generator=generator)
-    # The noise's own part of the residual has no gradient to a; leaving it out of D spares most of the variance.
-    surprise = prior.surprise(torch.zeros(count, 3), mean + log_std.exp() * xi, level, 0.0 * epsilon).mean()
-    estimated = torch.autograd.grad(surprise - log_std.sum(), (mean, log_std))
-    exact = torch.autograd.grad(gaussian_kl(mean, log_std, m, torch.full((2,), s).log()).sum(), (mean, log_std))
-    for ours, theirs in zip(estimated, exact, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0.03, atol=0.01)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_score_gradient_reaches_actions_and_not_a_frozen_prior(kind: str) -> None:
-    prior = make(kind)
-    prior.add_adapters("full", 0)
-    actions = torch.zeros(4, 2, requires_grad=True)
-    prior.surprise(torch.randn(4, 3), actions, torch.rand(4), torch.randn(4, 2)).sum().backward()
-    assert actions.grad is not None
-    assert actions.grad.abs().sum() > 0
-    assert all(p.grad is None for p in prior.parameters())
+def test_guidance_moves_each_latent_and_the_clean_action_by_eq_8() -> None:
+    """With the exact denoiser of a point mass at 0, x after each step is σ'/σ · x plus α(σ') g, by hand."""
+    prior = with_exact_denoiser(make(solver_steps=2, sigma_min=1.0, sigma_max=4.0), torch.zeros(2), 1e-6)
+    gradient = torch.tensor([0.1, 0.0])
+    guidance = Guidance(lambda features, actions: gradient.expand_as(actions), torch.zeros(1, 1), 0.4)
+    noise = torch.full((1, 1, 2), 0.5)
+    # σ: 4 → 1 → 0. The first step leaves 1/4 · 4 · 0.5, plus 0.4 (1 − 1/4) 0.1; the second nothing, plus 0.4 · 0.1.
+    x, _ = prior.solver_step(
+        prior.network.embed(torch.zeros(1, 3)), 4.0 * noise, 0.0 * noise, prior.solver()[0], guidance
+    )
+    torch.testing.assert_close(x[0, 0], torch.tensor([0.53, 0.5]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        prior.sample(torch.zeros(1, 3), noise, guidance)[0, 0], torch.tensor([0.04, 0.0]), atol=1e-4, rtol=0
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -128,8 +115,9 @@ def test_adapters_start_as_the_identity_and_can_learn(kind: str) -> None:
     trainable = [name for name, p in adapted.named_parameters() if p.requires_grad]
     assert trainable
     assert all("lora_" in name for name in trainable)
+    assert {name.split(".lora_")[0].removeprefix("network.") for name in trainable} == set(plain.hidden_layers())
     if kind == "diffusion":
-        torch.nn.init.normal_(adapted.network.out.base_layer.weight)  # at zero nothing behind it has a gradient
+        torch.nn.init.normal_(adapted.network.out.weight)  # at zero nothing behind it has a gradient
     adapted.fit_loss(adapted.predict(rows), rows).backward()
     moved = [name for name, p in adapted.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
     assert any("lora_B" in name for name in moved)

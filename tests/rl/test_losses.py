@@ -60,24 +60,6 @@ def test_edm_loss_by_hand() -> None:
     assert loss.item() == pytest.approx(25.0)
 
 
-def test_diffusion_bound_is_a_gaussians_log_density() -> None:
-    """With the exact denoiser of N(m, s²), the bound's integral is (a − m)² / 2s² up to a constant in a."""
-    m, s = 0.3, 0.4
-    log_low, log_high, count = math.log(1e-3), math.log(1e3), 200_001
-    sigma = torch.linspace(log_low, log_high, count, dtype=torch.float64).exp()
-
-    def bound(a: float) -> float:
-        # E over ε of ‖D(a + σε) − a‖², with D(x) = (s²x + σ²m) / (s² + σ²): the two are uncorrelated.
-        shift = sigma**2 * (m - a) / (s**2 + sigma**2)
-        spread = s**2 * sigma / (s**2 + sigma**2)
-        return sum(
-            losses.diffusion_bound(d.unsqueeze(-1), torch.zeros(count, 1), sigma, log_high - log_low).mean().item()
-            for d in (shift, spread)
-        )
-
-    assert bound(1.0) - bound(m) == pytest.approx((1.0 - m) ** 2 / (2 * s**2), rel=1e-4)
-
-
 def test_imitation_loss_is_the_mean_negative_log_prob(gaussians: tuple[torch.Tensor, ...]) -> None:
     mean, log_std, first, second = gaussians
     proposals, everywhere = torch.stack([first, second], 1), torch.ones(len(mean))
@@ -98,22 +80,27 @@ def test_imitation_loss_moves_the_std_too() -> None:
 
 
 def test_energy_weights_by_hand() -> None:
-    q = torch.tensor([[1.0, 2.0, 3.0]])  # standardized: −1, 0, 1
-    expected = torch.tensor([[math.exp(-2), 1.0, math.exp(2)]])
-    torch.testing.assert_close(
-        losses.energy_weights(q, torch.tensor(2.0)), expected / expected.sum(), rtol=1e-4, atol=0
-    )
+    q = torch.tensor([[1.0, 2.0, 3.0]])
+    expected = torch.tensor([[1.0, math.exp(2), math.exp(4)]])
+    torch.testing.assert_close(losses.energy_weights(q, torch.tensor(2.0)), expected / expected.sum())
     torch.testing.assert_close(losses.energy_weights(q * 100 + 7, torch.tensor(0.0)), torch.full((1, 3), 1 / 3))
+    # Raw Q: twice its scale is another distribution.
+    assert losses.energy_weights(2 * q, torch.tensor(1.0))[0, 2] > losses.energy_weights(q, torch.tensor(1.0))[0, 2]
 
 
-def test_guidance_step_is_bounded_and_shrinks() -> None:
-    gradient = torch.tensor([[[3.0, 4.0], [0.0, 0.1]]])  # norms 5 and 0.1, mean 2.55
-    sigma_data = torch.tensor(0.5)
-    large = losses.guidance_step(gradient, torch.tensor(1e3), sigma_data, 0.3)
-    torch.testing.assert_close(large[0, 0], 0.3 * torch.tensor([0.6, 0.8]), rtol=1e-4, atol=0)
-    torch.testing.assert_close(large[0, 1], 0.3 * torch.tensor([0.0, 0.1]) / 2.55, rtol=1e-4, atol=1e-7)
-    small = losses.guidance_step(gradient, torch.tensor(0.05), sigma_data, 0.3)
-    assert small.norm() < 0.11 * large.norm()
-    assert torch.equal(
-        losses.guidance_step(torch.zeros(1, 2, 2), torch.tensor(1.0), sigma_data, 0.3), torch.zeros(1, 2, 2)
-    )
+def test_guidance_step_grows_as_the_noise_falls_and_is_cut() -> None:
+    gradient = torch.tensor([[[0.03, 0.04], [3.0, 4.0]]])  # norms 0.05 and 5
+    at = [losses.guidance_step(gradient, torch.tensor(sigma), 5.0, 0.3) for sigma in (5.0, 2.5, 0.0)]
+    assert torch.equal(at[0], torch.zeros_like(gradient))
+    torch.testing.assert_close(at[1][0, 0], 0.15 * gradient[0, 0])
+    torch.testing.assert_close(at[2][0, 0], 0.3 * gradient[0, 0])
+    torch.testing.assert_close(at[2][0, 1], torch.tensor([0.06, 0.08]))  # 0.3 · 5 is above 0.1
+    assert torch.equal(losses.guidance_step(torch.zeros(1, 2, 2), torch.tensor(0.0), 5.0, 0.3), torch.zeros(1, 2, 2))
+
+
+def test_rank_correlation_against_scipy() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(300, generator=generator)
+    y = x.exp() + torch.randn(300, generator=generator)
+    expected = scipy.stats.spearmanr(x.numpy(), y.numpy()).statistic
+    assert losses.rank_correlation(x, y).item() == pytest.approx(expected, abs=1e-9)

@@ -1,6 +1,7 @@
 """The update: equal to torch's own Adam step by step, and the same compiled as eager."""
 
 import torch
+import torch._inductor.utils
 from torch import Tensor, nn
 
 from dapbench.rl.updates import Batch, FlatParameters, Update, can_compile
@@ -59,6 +60,18 @@ def test_compiled_updates_and_lengths_in_turn_keep_to_their_own() -> None:
         turns = [(update, length) for length in (60, 90, 60) for update in updates] * 2
         losses.append([u.epoch(table(n), 10, torch.Generator().manual_seed(0))["loss"] for u, n in turns])
     torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-3, atol=1e-6)
+
+
+def test_loops_are_kept_from_one_process_to_the_next_each_with_its_own_body() -> None:
+    """Another loss over the same shapes is not taken for the one that the cache has."""
+    with torch._inductor.utils.fresh_cache():
+        losses = []
+        for power in (2, 4, 2):
+            torch._dynamo.reset()  # forgets what this process compiled, so that it asks the cache
+            losses.append(make(True, power)[1].epoch(table(), 10, torch.Generator().manual_seed(0))["loss"])
+        eager = [make(False, power)[1].epoch(table(), 10, torch.Generator().manual_seed(0))["loss"] for power in (2, 4)]
+    torch.testing.assert_close(losses, [*eager, eager[0]], rtol=1e-5, atol=0)
+    assert torch._dynamo.utils.counters["inductor"]["fxgraph_cache_hit"] >= 1
 
 
 @torch._dynamo.config.patch(disable=True)

@@ -19,7 +19,7 @@ def module_of(compose):
         config = compose("train", "task=reacher", "method=ppo_dap", "profile=smoke", *overrides)
         torch.manual_seed(0)
         module = PPODAP(config | {"prior": PRIOR, "logs": {"quality": "medium"}})
-        torch.nn.init.normal_(module.prior.network.out.base_layer.weight)
+        torch.nn.init.normal_(module.prior.network.out.weight)
         return module
 
     return make
