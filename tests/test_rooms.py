@@ -21,7 +21,7 @@ HELPERS = (
     "profiles",
     "sources",
 )
-LEARNING = ("rl", "ppo", "runs", "datasets", "prior", "ppo_dap", *HELPERS)
+LEARNING = ("rl", "ppo", "runs", "datasets", "warm_start", "prior", "ppo_dap", *HELPERS)
 READING = ("report", "profiles", "curves", "config", "arguments", "errors", "files")
 
 # Room (a folder or a module of dapbench): the others that it may import.
@@ -41,7 +41,8 @@ RULES = {
     "runs": ("rl", "ppo", *HELPERS),
     "datasets": ("rl", "ppo", "runs", *HELPERS),
     "prior": ("rl", "ppo", "runs", "datasets", *HELPERS),
-    "ppo_dap": ("rl", "ppo", "runs", "datasets", "prior", *HELPERS),
+    "warm_start": ("rl", "ppo", "runs", "datasets", *HELPERS),
+    "ppo_dap": ("rl", "ppo", "runs", "datasets", "warm_start", "prior", *HELPERS),
     "showcase": LEARNING,
     "timing": LEARNING,
     "tracking": LEARNING,
