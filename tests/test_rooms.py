@@ -46,7 +46,8 @@ RULES = {
     "timing": LEARNING,
     "tracking": LEARNING,
     "report": READING[1:],
-    "cli": ("config", "errors"),  # a command's module is named there and imported when the command runs
+    "surroundings": (),
+    "cli": ("config", "errors", "surroundings"),  # a command's module is named there and imported when the command runs
     "pipeline": ("showcase", "timing", "tracking", "report", "cli", *LEARNING),
     "__main__": ("cli",),
     "__init__": (),

@@ -90,7 +90,8 @@ def _plain(item: Item) -> list[str]:
     if not isinstance(item, Table):
         return [f"  {item.sentence}"]
     rows = [list(map(str, item.shown)), *([cell.replace("**", "") for cell in row] for row in item.rows)]
-    return ["  " + "  ".join(row).rstrip() for row in padded(rows)]
+    # A hyphen, since a terminal of another encoding has no minus sign.
+    return ["  " + "  ".join(row).rstrip().replace("−", "-") for row in padded(rows)]
 
 
 def _lacking(results: Results) -> list[str]:
