@@ -8,13 +8,14 @@ import os
 import re
 import sys
 import warnings
+from pathlib import Path
 
-# Ranks, from which Lightning tells which of how many processes this is; defaults of its trainer; Hydra's main module;
-# where and from which file matplotlib draws; what IPython runs first; what Python makes of warnings.
+# Ranks, from which Lightning tells which of how many processes this is; defaults of its trainer and of progress bars;
+# what matplotlib draws with; what IPython runs first; what Python makes of warnings.
 OTHERS = re.compile(
-    r"(LOCAL_|GROUP_|NODE_)?RANK|(LOCAL_)?WORLD_SIZE|PL_TRAINER_\w+|HYDRA_MAIN_MODULE|TQDM_\w+|MPLBACKEND|MATPLOTLIBRC"
-    r"|PYTHONSTARTUP|PYTHONWARNINGS"
+    r"(LOCAL_|GROUP_|NODE_)?RANK|PL_TRAINER_\w+|TQDM_\w+|MPLBACKEND|MATPLOTLIBRC|PYTHONSTARTUP|PYTHONWARNINGS"
 )
+DRAWING = "DAPBENCH_MUJOCO_GL"  # what MUJOCO_GL said, for the commands that draw
 
 
 def settle() -> None:
@@ -24,9 +25,14 @@ def settle() -> None:
     """
     for name in filter(OTHERS.fullmatch, list(os.environ)):
         del os.environ[name]
+    if "MUJOCO_GL" in os.environ:  # MuJoCo's import fails where there is no such thing, also for those that do not draw
+        os.environ[DRAWING] = os.environ.pop("MUJOCO_GL")
     os.environ["OMP_NUM_THREADS"] = "1"
     # A warning of a library would end the command that it is an error for.
     warnings.filters[:] = [rule for rule in warnings.filters if rule[0] != "error"]  # type: ignore[index]
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # none where it is closed
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # it is closed, and the next file that is opened would get its number
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -42,13 +42,13 @@ RULES = {
     "datasets": ("rl", "ppo", "runs", *HELPERS),
     "prior": ("rl", "ppo", "runs", "datasets", *HELPERS),
     "ppo_dap": ("rl", "ppo", "runs", "datasets", "prior", *HELPERS),
-    "showcase": LEARNING,
+    "showcase": ("surroundings", *LEARNING),
     "timing": LEARNING,
     "tracking": LEARNING,
     "report": READING[1:],
     "surroundings": (),
     "cli": ("config", "errors", "surroundings"),  # a command's module is named there and imported when the command runs
-    "pipeline": ("showcase", "timing", "tracking", "report", "cli", *LEARNING),
+    "pipeline": ("surroundings", "showcase", "timing", "tracking", "report", "cli", *LEARNING),
     "__main__": ("cli",),
     "__init__": (),
 }

@@ -82,7 +82,8 @@ def headline(results_dir: Path, profile: Mapping[str, Any]) -> str:
         lines += [METRICS[metric], *_plain(make(results)), ""]
     item = tables.difference(results)
     lines += [item.title, *_plain(item), ""]
-    return "\n".join([*lines, item.sentence, logs_text(results), *_lacking(results)])
+    text = "\n".join([*lines, item.sentence, logs_text(results), *_lacking(results)])
+    return text.replace("−", "-")  # many a terminal's encoding lacks the minus sign
 
 
 def _plain(item: Item) -> list[str]:
@@ -90,8 +91,7 @@ def _plain(item: Item) -> list[str]:
     if not isinstance(item, Table):
         return [f"  {item.sentence}"]
     rows = [list(map(str, item.shown)), *([cell.replace("**", "") for cell in row] for row in item.rows)]
-    # A hyphen, since a terminal of another encoding has no minus sign.
-    return ["  " + "  ".join(row).rstrip().replace("−", "-") for row in padded(rows)]
+    return ["  " + "  ".join(row).rstrip() for row in padded(rows)]
 
 
 def _lacking(results: Results) -> list[str]:

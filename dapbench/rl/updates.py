@@ -35,19 +35,21 @@ _gave_up = False  # set for the rest of the process once something has not compi
 
 @cache
 def can_compile() -> bool:
-    """Whether a C++ compiler answers; if none does, updates run eagerly.
+    """Whether a C++ compiler answers and its cache has a folder; if not, updates run eagerly.
 
     Not whether it works: that shows when it compiles (:class:`Compiled`).
     """
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
 
     try:
         get_cpp_compiler()
+        cache_dir()  # makes it
     except InvalidCxxCompiler:
         print("no C++ compiler found: updates run eagerly and slower (install g++ or clang++)", file=sys.stderr)
         return False
-    except OSError as error:  # it may not be run, or is no program
+    except OSError as error:
         _give_up(error)
         return False
     return True

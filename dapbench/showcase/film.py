@@ -17,6 +17,7 @@ from dapbench.errors import UserError
 from dapbench.files import whole
 from dapbench.rl.environments import env_seeds, make_env, to_env_actions
 from dapbench.settings import check_number
+from dapbench.surroundings import DRAWING
 
 if TYPE_CHECKING:  # a module that imports MuJoCo is imported after choose_backend
     from dapbench.ppo import PPO
@@ -38,18 +39,20 @@ def choose_backend() -> None:
     Raises:
         UserError: none works.
     """
-    chosen = os.environ.get("MUJOCO_GL")
+    chosen = os.environ.get("MUJOCO_GL") or os.environ.get(DRAWING)
     has_screen = sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if has_screen and not chosen:
         return
     reasons = []
     for backend in [chosen] if chosen else BACKENDS:
         environment = os.environ | {"MUJOCO_GL": backend}
-        tried = subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True)
+        tried = subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True)
         if tried.returncode == 0:
             os.environ["MUJOCO_GL"] = backend
             return
-        reasons.append(f"{backend}: {(tried.stderr.strip().splitlines() or ['it crashed'])[-1]}")
+        reasons.append(
+            f"{backend}: {(tried.stderr.decode(errors='replace').strip().splitlines() or ['it crashed'])[-1]}"
+        )
     if chosen:
         raise UserError(f"MUJOCO_GL={chosen} does not work here ({reasons[0]}); unset it to have one chosen")
     raise UserError(
