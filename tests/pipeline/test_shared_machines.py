@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from dvc.env import DVC_SITE_CACHE_DIR
+from gymnasium.spaces import Box
 from small_project import ONLY_PPO, PPO_CALLS, Project
 
 from dapbench.cli import main
+from dapbench.datasets.episodes import load_episodes
 from dapbench.errors import UserError
 from dapbench.pipeline.alone import alone
 from dapbench.pipeline.bookkeeping import Bookkeeping
@@ -175,6 +177,14 @@ def test_sweeps_leave_nothing_where_others_write(
     assert ended.value.code == 2
     assert capsys.readouterr().err.count("is not a number from 0 to 1") == 2
     assert [path.name for path in folder.iterdir()] == ["multirun.yaml"]
+
+
+def test_minaris_folder_may_be_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "file/datasets"))
+    box = Box(-1.0, 1.0, (2,))
+    with pytest.raises(UserError, match=r"Minari cannot keep datasets in .*file/datasets .*; set MINARI_DATASETS_PATH"):
+        load_episodes("minari:mujoco/hopper/medium-v0", box, box)
 
 
 def test_a_command_without_any_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
