@@ -4,6 +4,7 @@ Batch systems, launchers, shells and users set variables for other programs; som
 """
 
 import io
+import locale
 import os
 import re
 import sys
@@ -23,6 +24,8 @@ def settle() -> None:
 
     Output that the terminal's encoding lacks is written as ``\\u2212``: no command fails on a minus sign.
     """
+    if not sys.flags.utf8_mode and locale.getencoding().lower() not in ("utf-8", "utf8"):
+        _start_again_in_utf8()
     for name in filter(OTHERS.fullmatch, list(os.environ)):
         del os.environ[name]
     if "MUJOCO_GL" in os.environ:  # MuJoCo's import fails where there is no such thing, also for those that do not draw
@@ -36,3 +39,12 @@ def settle() -> None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _start_again_in_utf8() -> None:
+    """Puts the same command in this one's place, with a Python that reads files as UTF-8 in any locale.
+
+    Libraries read theirs, which hold more than ASCII, by the locale: torch's compiler fails on it.
+    """
+    os.environ.setdefault("PYTHONIOENCODING", getattr(sys.stdout, "encoding", "utf-8"))  # the terminal's stays
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])

@@ -181,6 +181,15 @@ def test_a_closed_terminal_is_as_good_as_any(
     assert run(f"{RUN} out=run") == 0
 
 
+def test_libraries_files_are_utf8_whatever_the_locale() -> None:
+    code = "from dapbench.surroundings import settle; settle(); import locale, sys; "
+    code += "print(locale.getpreferredencoding(False), sys.stdout.encoding, '−', sys.argv[1])"
+    ascii_locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", code, "$x 'y'"]
+    done = subprocess.run(command, env=os.environ | ascii_locale, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "utf-8 ascii \\u2212 $x 'y'\n", done.stderr
+
+
 def unspoken(file: Path) -> Iterator[int]:
     """The lines that read or write text in whatever encoding the locale has."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
