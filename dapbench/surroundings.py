@@ -46,5 +46,6 @@ def _start_again_in_utf8() -> None:
 
     Libraries read theirs, which hold more than ASCII, by the locale: torch's compiler fails on it.
     """
+    os.environ["PYTHONUTF8"] = "1"  # for those that this one starts
     os.environ.setdefault("PYTHONIOENCODING", getattr(sys.stdout, "encoding", "utf-8"))  # the terminal's stays
     os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])

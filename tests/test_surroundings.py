@@ -183,7 +183,7 @@ def test_a_closed_terminal_is_as_good_as_any(
 
 def test_libraries_files_are_utf8_whatever_the_locale() -> None:
     code = "from dapbench.surroundings import settle; settle(); import locale, sys; "
-    code += "print(locale.getpreferredencoding(False), sys.stdout.encoding, '−', sys.argv[1])"
+    code += "print(locale.getpreferredencoding(False), sys.stdout.encoding, chr(8722), sys.argv[1])"
     ascii_locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = [sys.executable, "-c", code, "$x 'y'"]
     done = subprocess.run(command, env=os.environ | ascii_locale, capture_output=True, text=True, cwd=ROOT)
