@@ -31,7 +31,8 @@ def settle() -> None:
     if "MUJOCO_GL" in os.environ:  # MuJoCo's import fails where there is no such thing, also for those that do not draw
         os.environ[DRAWING] = os.environ.pop("MUJOCO_GL")
     os.environ["OMP_NUM_THREADS"] = "1"
-    # A warning of a library would end the command that it is an error for.
+    # A warning of a library would end the command that it is an error for, or another one that inherits the options.
+    sys.warnoptions[:] = [option for option in sys.warnoptions if not option.startswith("error")]
     warnings.filters[:] = [rule for rule in warnings.filters if rule[0] != "error"]  # type: ignore[index]
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)

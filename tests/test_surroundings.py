@@ -147,9 +147,11 @@ def test_warnings_are_no_errors(run: Callable[[str], int], monkeypatch: pytest.M
         return 0
 
     monkeypatch.setattr("dapbench.report.command.report", warn)
+    monkeypatch.setattr("sys.warnoptions", ["error", "ignore::UserWarning"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert run("report") == 0
+    assert sys.warnoptions == ["ignore::UserWarning"]  # multiprocessing's fork server gets them
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp437", "utf-8"])
