@@ -141,6 +141,7 @@ def test_commands_that_draw_still_learn_what_mujoco_gl_says(monkeypatch: pytest.
         choose_backend.__wrapped__()
 
 
+@pytest.mark.filterwarnings("ignore:old")
 def test_warnings_are_no_errors(run: Callable[[str], int], monkeypatch: pytest.MonkeyPatch) -> None:
     def warn(argv: list[str]) -> int:
         warnings.warn("old", DeprecationWarning, stacklevel=1)
