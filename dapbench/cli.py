@@ -9,6 +9,7 @@ from typing import Any
 
 from dapbench.config import CONF, choices, run_command
 from dapbench.errors import UserError
+from dapbench.surroundings import settle
 
 # Sub-command: what it does, and its function (module:name). Where conf/ has a file of the command's name, Hydra
 # composes the function's configuration from it; the others read their arguments themselves.
@@ -66,7 +67,7 @@ def listed(argv: Iterable[str]) -> list[str]:
 
 def main() -> None:
     """Runs a sub-command; bad input ends in one line on stderr and exit status 2."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one run is one core
+    settle()
     name, *argv = sys.argv[1:] or ["--help"]
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last, so that a user's own modules are found and hide nobody else's

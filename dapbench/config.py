@@ -3,7 +3,8 @@
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,7 +21,6 @@ CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
 HYDRA_OVERRIDES = [
     "hydra.output_subdir=null",
     "hydra.run.dir=.",
-    f"hydra.sweep.dir={tempfile.gettempdir()}",  # where a sweep leaves its multirun.yaml
     "hydra.sweep.subdir=.",
     "hydra/job_logging=none",
     "hydra/hydra_logging=none",
@@ -47,8 +47,12 @@ def search_path() -> list[str]:
     folder = own_conf()
     if folder is None:
         return []
-    quoted = str(folder).replace("'", "\\'")
-    return [f"hydra.searchpath=['file://{quoted}']"]
+    return [f"hydra.searchpath=[{_quoted(f'file://{folder}')}]"]
+
+
+def _quoted(text: str) -> str:
+    """Text in quotes of Hydra's, whatever it holds."""
+    return "'" + text.replace("'", "\\'") + "'"
 
 
 def compose(name: str | None, *overrides: str) -> dict[str, Any]:
@@ -91,9 +95,10 @@ def run_command(name: str, function: Callable[[dict[str, Any]], Any], argv: list
     # Overrides before flags: Hydra's parser takes them in one piece only.
     overrides = [argument for argument in argv if not argument.startswith("-") and "=" in argument]
     flags = [argument for argument in argv if argument not in overrides]
-    sys.argv = [f"dapbench {name}", *overrides, *search_path(), *HYDRA_OVERRIDES, *flags]
     try:
-        hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(main)()
+        with _sweep_folder(flags) as sweep:
+            sys.argv = [f"dapbench {name}", *overrides, *search_path(), *HYDRA_OVERRIDES, *sweep, *flags]
+            hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(main)()
     except MissingConfigException as error:  # it knows every folder that was searched
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         raise unknown(group, choice, list(error.options or [])) from error
@@ -102,6 +107,16 @@ def run_command(name: str, function: Callable[[dict[str, Any]], Any], argv: list
     if failures:
         raise UserError("; ".join(map(str, failures)))
     return 0
+
+
+@contextmanager
+def _sweep_folder(flags: list[str]) -> Iterator[list[str]]:
+    """The override for the folder where a sweep leaves its multirun.yaml: one of its own, since others share /tmp."""
+    if not {"-m", "--multirun"} & set(flags):
+        yield []
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield [f"hydra.sweep.dir={_quoted(folder)}"]
 
 
 def unknown(group: str, choice: str, valid: list[str]) -> UserError:

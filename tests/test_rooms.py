@@ -43,12 +43,13 @@ RULES = {
     "prior": ("rl", "ppo", "runs", "datasets", *HELPERS),
     "warm_start": ("rl", "ppo", "runs", "datasets", *HELPERS),
     "ppo_dap": ("rl", "ppo", "runs", "datasets", "warm_start", "prior", *HELPERS),
-    "showcase": LEARNING,
+    "showcase": ("surroundings", *LEARNING),
     "timing": LEARNING,
     "tracking": LEARNING,
     "report": READING[1:],
-    "cli": ("config", "errors"),  # a command's module is named there and imported when the command runs
-    "pipeline": ("showcase", "timing", "tracking", "report", "cli", *LEARNING),
+    "surroundings": (),
+    "cli": ("config", "errors", "surroundings"),  # a command's module is named there and imported when the command runs
+    "pipeline": ("surroundings", "showcase", "timing", "tracking", "report", "cli", *LEARNING),
     "__main__": ("cli",),
     "__init__": (),
 }

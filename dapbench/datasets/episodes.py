@@ -198,7 +198,13 @@ def _download(name: str) -> Path:
     match = DATASET_ID_RE.fullmatch(name)
     if match is None or match.group("version") is None:
         raise UserError(f"{name!r} is not the name of a Minari dataset; names look like mujoco/hopper/medium-v0")
-    data = get_dataset_path(name) / "data"
+    try:
+        data = get_dataset_path(name) / "data"
+    except OSError as error:
+        raise UserError(
+            f"Minari cannot keep datasets in {error.filename} ({error.strerror}); set MINARI_DATASETS_PATH to a folder "
+            "that you can write to"
+        ) from error
     if not data.exists():
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are not worth a line each
         try:

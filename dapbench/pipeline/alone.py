@@ -20,17 +20,25 @@ def alone(root: Path) -> Iterator[None]:
     """Holds the project for one driver: a second one would change params.yaml under the first one's cells.
 
     Raises:
-        UserError: another driver is at work.
+        UserError: another driver is at work, or the folder cannot be written to or locked.
     """
     path = root / LOCK
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as lock:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("a+", encoding="utf-8")
+    except OSError as error:  # the project is another user's
+        raise UserError(f"cannot write {path}: {error.strerror}; work in a copy of the project of your own") from error
+    with opened as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             lock.seek(0)
             raise UserError(
                 f"another dapbench repro ({lock.read()}) is at work in {root}; wait for it or stop it"
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"cannot lock {path}: {error.strerror}; move the project to a disk that knows locks"
             ) from error
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")

@@ -19,6 +19,8 @@ from typing import Any
 import networkx as nx
 from dvc.config import Config
 from dvc.dependency import param
+from dvc.dirs import site_cache_dir
+from dvc.env import DVC_SITE_CACHE_DIR
 from dvc.exceptions import DvcException
 from dvc.repo import Repo, lock_repo
 from dvc.scm import SCM, SCMError
@@ -28,7 +30,7 @@ from dvc.stage.serialize import to_lockfile
 from dvc.utils.serialize import dumps_yaml
 
 from dapbench.errors import UserError
-from dapbench.files import write_text
+from dapbench.files import require_writable, write_text
 
 # Every cell, by its stage's name, with the cells that have to end before it starts.
 Plan = dict[str, set[str]]
@@ -41,8 +43,10 @@ class Bookkeeping:
         logging.getLogger("dvc").setLevel(logging.CRITICAL)  # no lines and bars between ours; errors are raised
         _read_params_once()
         _without_git()
+        _own_site_cache()
         self._turn = Lock()
-        self._repo = Repo(_wait_for_lock=True)
+        with _one_line("DVC cannot open the project"):
+            self._repo = Repo(_wait_for_lock=True)
         self._stages: dict[str, PipelineStage] = {}
 
     def plan(self) -> Plan:
@@ -104,11 +108,17 @@ class Bookkeeping:
     @contextmanager
     def _locked(self, consequence: str) -> Iterator[None]:
         """DVC's lock, whose holders are processes, and our own for the threads of this one."""
-        try:
-            with self._turn, lock_repo(self._repo):
-                yield
-        except (DvcException, OSError) as error:
-            raise UserError(f"{consequence}: {' '.join(str(error).split())}") from error
+        with _one_line(consequence), self._turn, lock_repo(self._repo):
+            yield
+
+
+@contextmanager
+def _one_line(consequence: str) -> Iterator[None]:
+    """Makes a UserError of whatever DVC finds wrong."""
+    try:
+        yield
+    except (DvcException, OSError) as error:
+        raise UserError(f"{consequence}: {' '.join(str(error).split())}") from error
 
 
 def dependents(plan: Plan, cell: str) -> set[str]:
@@ -166,3 +176,11 @@ def _without_git() -> None:
     except SCMError:
         with Config(".dvc").edit("local") as config:
             config["core"] = {**config.get("core", {}), "no_scm": True}
+
+
+def _own_site_cache() -> None:
+    """Gives DVC a folder in the project for what it knows of files, where the one that all users share is closed."""
+    with suppress(UserError):
+        require_writable(Path(site_cache_dir(Config().get("core", {}).get("site_cache_dir")), "repo"))
+        return
+    os.environ[DVC_SITE_CACHE_DIR] = str(Path(".dvc/tmp/site_cache").absolute())

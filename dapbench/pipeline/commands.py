@@ -1,7 +1,6 @@
 """`dapbench repro`: the whole pipeline."""
 
 import argparse
-import os
 import signal
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from dapbench.arguments import Parser
 from dapbench.errors import UserError
 from dapbench.pipeline.alone import alone
+from dapbench.pipeline.cores import cores
 from dapbench.pipeline.engines import PACKAGES, Choice, Engine, open_engine
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def repro(argv: list[str]) -> int:
         metavar="key=value",
         help="profile=NAME (default: quick) and any other override of params.yaml, in Hydra's syntax",
     )
-    parser.add_argument("--jobs", type=_positive, default=_cores(), metavar="N", help="cells at once (default: cores)")
+    parser.add_argument("--jobs", type=_positive, default=cores(), metavar="N", help="cells at once (default: cores)")
     parser.add_argument("--engine", choices=[*PACKAGES], default="local", help="where cells run (default: local)")
     parser.add_argument("--address", metavar="HOST:PORT", help="of a running Ray cluster (default: a local one)")
     parser.add_argument(
@@ -124,7 +124,9 @@ def _log(logs: Path, cell: str) -> Path:
 
 def _reason(log: Path) -> str:
     """The last line that a command of ours left in the log of its cell, if any."""
-    said = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("dapbench: ")]
+    said = [
+        line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.startswith("dapbench: ")
+    ]
     return f"{said[-1].removeprefix('dapbench: ')}; " if said else ""
 
 
@@ -132,8 +134,3 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1")
     return int(text)
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

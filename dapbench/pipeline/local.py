@@ -9,10 +9,11 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing import forkserver
+from multiprocessing import forkserver, util
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
@@ -20,6 +21,7 @@ from pathlib import Path
 from threading import Lock, Thread
 
 GRACE_SECONDS = 30.0  # what the commands get to end in once they are told to
+SOCKET_FOLDER_BYTES = 107 - len("/pymp-12345678/listener-12345678")
 
 # One that is missing, since another version of torch has other modules, is passed over.
 LIBRARIES = [
@@ -53,6 +55,7 @@ class Local:
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
         self._context: ForkServerContext | SpawnContext
         if sys.platform == "linux":
+            _make_socket_folder()
             self._context = multiprocessing.get_context("forkserver")
             self._context.set_forkserver_preload(LIBRARIES)
             at_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at a terminal is for the driver alone
@@ -97,6 +100,15 @@ class Local:
             with self._turn:
                 for process in self._running:
                     _signal(os.kill, process, signal.SIGKILL)
+
+
+def _make_socket_folder() -> None:
+    """Has multiprocessing put its sockets into /tmp where TMPDIR is too long: their paths have 107 bytes at most."""
+    chosen = tempfile.gettempdir()
+    if len(os.fsencode(chosen)) > SOCKET_FOLDER_BYTES:
+        tempfile.tempdir = "/tmp"
+    util.get_temp_dir()  # makes it, for good
+    tempfile.tempdir = chosen
 
 
 def _run(argv: list[str], log: Path) -> None:

@@ -26,7 +26,7 @@ def compose(root: Path, overrides: list[str]) -> dict[str, Any]:
     from dvc.utils.hydra import compose_and_dump
 
     settings = configparser.ConfigParser()
-    settings.read(root / ".dvc/config")
+    settings.read(root / ".dvc/config", encoding="utf-8")
     hydra = settings["hydra"]
     conf = root / hydra["config_dir"]
     for override in overrides:

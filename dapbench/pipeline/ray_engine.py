@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from dapbench.pipeline.worker import Project
 RETRIES = 3  # after a first try whose worker died
 CHECK_SECONDS = 60.0
 CONNECT_SECONDS = 10.0
+TEMPORARY_LENGTH = 32  # Ray adds some seventy letters for its sockets, whose paths have 107 at most
 OBJECT_STORE_BYTES = 80 * 2**20  # near the least that Ray takes: nothing but commands goes through it
 
 
@@ -35,6 +37,8 @@ class Ray:
     def __init__(self, address: str | None, jobs: int, project: Project):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         own: dict[str, Any] = {"num_cpus": jobs, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        if len(tempfile.gettempdir()) > TEMPORARY_LENGTH:
+            own["_temp_dir"] = "/tmp/ray"
         at_sigterm = signal.getsignal(signal.SIGTERM)
         try:
             if address not in (None, "auto"):

@@ -82,7 +82,8 @@ def headline(results_dir: Path, profile: Mapping[str, Any]) -> str:
         lines += [METRICS[metric], *_plain(make(results)), ""]
     item = tables.difference(results)
     lines += [item.title, *_plain(item), ""]
-    return "\n".join([*lines, item.sentence, logs_text(results), *_lacking(results)])
+    text = "\n".join([*lines, item.sentence, logs_text(results), *_lacking(results)])
+    return text.replace("−", "-")  # many a terminal's encoding lacks the minus sign
 
 
 def _plain(item: Item) -> list[str]:

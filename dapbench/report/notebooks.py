@@ -31,6 +31,8 @@ def export_notebooks(
     """
     import jupytext
     import nbformat
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
     from nbconvert import HTMLExporter
@@ -48,15 +50,21 @@ def export_notebooks(
             notebook.nbformat, notebook.nbformat_minor = 4, 5
             for position, cell in enumerate(notebook.cells):
                 cell["id"] = f"cell-{position}"
+            # This very Python, and no file in the home folder: the user's kernel "python3" may be another's.
+            kernel = AsyncKernelManager(
+                kernel_name="python3",
+                kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
+                connection_file=str(Path(scratch) / f"{source.stem}.json"),
+            )
             client = NotebookClient(
                 notebook,
+                km=kernel,
                 timeout=600,
-                kernel_name="python3",
                 record_timing=False,
                 extra_arguments=["--log-level=ERROR"],
             )
             try:
-                client.execute(env=environment)
+                client.execute(env=environment, cleanup_kc=True)
             except CellExecutionError as error:
                 raise UserError(f"{source} does not run: {error.ename}: {error.evalue}") from error
             page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": source.stem}})

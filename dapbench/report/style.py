@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+import matplotlib
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from dapbench.report.results import SUBJECT, Results
 from dapbench.report.statistics import Estimate
 
+matplotlib.rcdefaults()  # a user's matplotlibrc may ask for LaTeX, or for other sizes
 sns.set_theme(context="paper", style="ticks", palette="colorblind", rc={"axes.spines.top": False})
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1)), (0, (8, 2)))
 PAGE_WIDTH = 10.8  # inches

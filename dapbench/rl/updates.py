@@ -5,7 +5,9 @@ tensor (each module parameter is a view into it), so that clipping and Adam are 
 inputs to guard. What Adam knows lies in an ordinary ``torch.optim.Adam`` over that tensor, which Lightning checkpoints.
 """
 
+import logging
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -13,29 +15,44 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
 from torch.func import functional_call, grad_and_value
 
 Batch = dict[str, Tensor]
 BETA1, BETA2 = 0.9, 0.999  # Adam's
 
 Loss = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
+REMEDY = "see docs/troubleshooting.md, or say compile=false"
 
 torch._dynamo.config.recompile_limit = 64  # every Update and every table size is one entry of the same function
 torch._inductor.config.compile_threads = 1  # one run is one core
 # Else torch compiles a loop anew in every process. What its body does is part of the cache's key all the same.
 torch._inductor.config.unsafe_marked_cacheable_functions = {"torch.ops.higher_order.while_loop": torch.__version__}
+if "TORCH_LOGS" not in os.environ:  # it logs the trace of each damaged file of its cache, before it makes it anew
+    logging.getLogger("torch._inductor").setLevel(logging.CRITICAL)
+
+
+_gave_up = False  # set for the rest of the process once something has not compiled
 
 
 @cache
 def can_compile() -> bool:
-    """Whether a C++ compiler is there; says once, in one line, that updates run eagerly if none is."""
+    """Whether a C++ compiler answers and its cache has a folder; if not, updates run eagerly.
+
+    Not whether it works: that shows when it compiles (:class:`Compiled`).
+    """
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
 
     try:
         get_cpp_compiler()
+        cache_dir()  # makes it
     except InvalidCxxCompiler:
         print("no C++ compiler found: updates run eagerly and slower (install g++ or clang++)", file=sys.stderr)
+        return False
+    except OSError as error:
+        _give_up(error)
         return False
     return True
 
@@ -43,11 +60,43 @@ def can_compile() -> bool:
 def maybe_compile(function: Callable, compile: bool, device: torch.device) -> Callable:
     """``function``, which works on ``device``, as one compiled graph if asked for and possible, else as it is."""
     switched_off = torch._dynamo.config.disable  # TORCH_COMPILE_DISABLE=1: torch.compile would refuse a full graph
-    if switched_off or not (compile and can_compile()):
+    if switched_off or _gave_up or not (compile and can_compile()):
         return function
     # The kernels of these small networks take as long as calling them from Python: on the CPU, C++ calls them.
-    options: dict[str, Any] | None = {"cpp_wrapper": True} if device.type == "cpu" else None
-    return torch.compile(function, fullgraph=True, dynamic=False, options=options)
+    return Compiled(function, {"cpp_wrapper": True} if device.type == "cpu" else None)
+
+
+class Compiled:
+    """A function as one compiled graph; from the first call on that does not compile, as it is.
+
+    The compiler, its headers, a folder's name, a full disk, a damaged cache: each shows only when something compiles.
+    """
+
+    def __init__(self, function: Callable, options: dict[str, Any] | None) -> None:
+        self.function = function
+        self.graph: Callable | None = torch.compile(function, fullgraph=True, dynamic=False, options=options)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Calls the function. What does not compile has not begun to run, so that nothing is done twice."""
+        if self.graph is not None:
+            try:
+                return self.graph(*arguments)
+            except (BackendCompilerFailed, OSError) as error:
+                _give_up(error)
+                self.graph = None
+        return self.function(*arguments)
+
+
+def _give_up(error: Exception) -> None:
+    """Has everything run eagerly from now on, and says so once, in one line."""
+    global _gave_up
+    if not _gave_up:
+        cause = getattr(error, "inner_exception", error)
+        output = str(getattr(cause, "output", cause)).splitlines()  # of the compiler, if that is what failed
+        said = [line.strip() for line in output if "error" in line.lower()] or [line for line in output if line.strip()]
+        reason = f"{type(cause).__name__}: {said[0]}" if said else type(cause).__name__
+        print(f"compiling failed, so updates run eagerly and slower ({reason}); {REMEDY}", file=sys.stderr)
+    _gave_up = True
 
 
 class FlatParameters:

@@ -119,6 +119,6 @@ def write_timing(path: Path, seconds: Mapping[str, float], wall: float, steps_pe
 def processor() -> str:
     """The processor's name as the operating system tells it."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()

@@ -17,6 +17,7 @@ from dapbench.errors import UserError
 from dapbench.files import whole
 from dapbench.rl.environments import env_seeds, make_env, to_env_actions
 from dapbench.settings import check_number
+from dapbench.surroundings import DRAWING
 
 if TYPE_CHECKING:  # a module that imports MuJoCo is imported after choose_backend
     from dapbench.ppo import PPO
@@ -30,7 +31,7 @@ RANGES = {"seconds": (0.1, 600.0), "fps": (1, 50), "width": (16, 2000), "height"
 
 @functools.cache
 def choose_backend() -> None:
-    """Sets MUJOCO_GL to a backend that works here without a screen, or tries the one that it names.
+    """Sets MUJOCO_GL to a backend that works here, with a screen or without, or tries the one that it names.
 
     Each is tried in a process of its own, since one that fails spoils PyOpenGL for the next; and before MuJoCo is
     imported, since the import itself fails with one that does not work.
@@ -38,18 +39,20 @@ def choose_backend() -> None:
     Raises:
         UserError: none works.
     """
-    chosen = os.environ.get("MUJOCO_GL")
-    has_screen = sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if has_screen and not chosen:
+    chosen = os.environ.get("MUJOCO_GL") or os.environ.get(DRAWING)
+    if sys.platform != "linux" and not chosen:
         return
+    screen = ["glfw"] if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") else []  # it may be long gone
     reasons = []
-    for backend in [chosen] if chosen else BACKENDS:
+    for backend in [chosen] if chosen else [*screen, *BACKENDS]:
         environment = os.environ | {"MUJOCO_GL": backend}
-        tried = subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True)
+        tried = subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True)
         if tried.returncode == 0:
             os.environ["MUJOCO_GL"] = backend
             return
-        reasons.append(f"{backend}: {(tried.stderr.strip().splitlines() or ['it crashed'])[-1]}")
+        reasons.append(
+            f"{backend}: {(tried.stderr.decode(errors='replace').strip().splitlines() or ['it crashed'])[-1]}"
+        )
     if chosen:
         raise UserError(f"MUJOCO_GL={chosen} does not work here ({reasons[0]}); unset it to have one chosen")
     raise UserError(

@@ -78,7 +78,11 @@ def read_run(run_dir: Path) -> Record:
             directory=_name(run_dir),
             # Of the times only one: the run adds how long recording it took when it has been recorded.
             fingerprint=_digest(
-                [ending.read_text(), curve.read_text() if rows else "", str(timing.get("steps_per_second"))]
+                [
+                    ending.read_text(encoding="utf-8"),
+                    curve.read_text(encoding="utf-8") if rows else "",
+                    str(timing.get("steps_per_second")),
+                ]
             ),
             experiment=f"dapbench/{tags['profile']}/{tags['task']}",
             name=f"{tags['method']}-{tags['seed']}",

@@ -159,6 +159,13 @@ def test_the_headline_is_for_the_terminal(made_up_root, results):
     assert "**" not in text
 
 
+def test_negative_returns_show_on_a_terminal_without_a_minus_sign(tmp_path):
+    profile = made_up.profile(tasks=["reacher"], seeds=[0, 1])
+    text = headline(made_up.fabricate(tmp_path, profile), profile)
+    assert re.search(r"Reacher +-\d", text)
+    assert text.encode("cp1252")
+
+
 def test_notebooks_are_the_same_bytes_twice(tmp_path):
     profile = made_up.profile()
     made_up.fabricate(tmp_path, profile)

@@ -109,10 +109,15 @@ def test_without_any_backend_it_is_said_what_to_install(no_screen: None, monkeyp
         choose_backend()
 
 
-def test_with_a_screen_nothing_is_set(no_screen: None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("works", "chosen"), [("glfw", "glfw"), ("egl", "egl")])
+def test_a_screen_is_used_if_it_is_still_there(
+    works: str, chosen: str, no_screen: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DISPLAY outlives the connection that set it, as in tmux."""
     monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(rendering, "PROBE", f"import os; os.environ['MUJOCO_GL'] == {works!r} or exit('no device')")
     choose_backend()
-    assert os.environ["MUJOCO_GL"] == ""
+    assert os.environ["MUJOCO_GL"] == chosen
 
 
 @pytest.mark.parametrize(
