@@ -242,8 +242,10 @@ def _check_task(
                 f"the {kind} of {folder} are {_shown(logged)}, but the task's are {_shown(wanted)}; "
                 "choose logs of the same task"
             )
-    if env_id and dataset.env_spec and parse_env_id(dataset.env_spec.id)[:2] != parse_env_id(env_id)[:2]:
-        raise UserError(f"{folder} was logged on {dataset.env_spec.id}, but the task is {env_id}; choose logs of it")
+    ids = [dataset.env_spec.id, env_id] if env_id and dataset.env_spec else []
+    # Of module:Name-v0 Gymnasium registers the part after the colon.
+    if len({parse_env_id(name.rpartition(":")[2])[:2] for name in ids}) > 1:
+        raise UserError(f"{folder} was logged on {ids[0]}, but the task is {env_id}; choose logs of it")
 
 
 def _shown(space: Space[Any]) -> str:
