@@ -1,12 +1,24 @@
-"""Reading checkpoints: weights and plain values only, and one clear error for whatever is wrong with the file."""
+"""Checkpoints of weights and plain values only, and one clear error for whatever is wrong with a file."""
 
-from collections.abc import Iterable
+import io
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dapbench.errors import UserError
+
+
+def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes ``content`` to ``path``.
+
+    Raises:
+        OSError: the disk is full, say; ``torch.save`` would raise a RuntimeError of its own for it.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    path.write_bytes(buffer.getbuffer())
 
 
 def read_checkpoint(path: Path, kind: str, keys: Iterable[str], remedy: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ folder per episode: 30 s in place of 1 s for a thousand episodes.)
 
 import json
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from minari import MinariDataset
 
 PUBLIC = "minari:"  # prefix of a source that is the name of a public dataset
+EPISODE_BYTES = 40_960  # at most, of HDF5's own beside the arrays
 MALFORMED = (OSError, ValueError, TypeError, KeyError, AssertionError, NotImplementedError, GymnasiumError)
 
 
@@ -90,6 +92,9 @@ def write_dataset(
 
     try:
         path.mkdir(parents=True, exist_ok=True)
+        for left in path.glob(".data.*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        _require_space(path, episodes)
         # Absolute, because Minari joins the path to itself when it measures the size.
         temporary = Path(tempfile.mkdtemp(dir=path.absolute(), prefix=".data."))
         try:
@@ -108,8 +113,11 @@ def write_dataset(
                 }
             )
             storage.update_episodes(EpisodeBuffer(id=index, **vars(episode)) for index, episode in enumerate(episodes))
-            shutil.rmtree(path / "data", ignore_errors=True)
+            earlier = Path(f"{temporary}.earlier")
+            if (path / "data").exists():
+                (path / "data").rename(earlier)
             temporary.rename(path / "data")
+            shutil.rmtree(earlier, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
@@ -117,6 +125,14 @@ def write_dataset(
             f"cannot write {path}: {error.strerror or error}; choose another folder or free some space"
         ) from error
     return description
+
+
+def _require_space(folder: Path, episodes: Sequence[Episode]) -> None:
+    """Raises an OSError where ``folder`` has no room for a dataset: HDF5 (2.1 of h5py 3.16) would end the process."""
+    size = sum(array.nbytes + EPISODE_BYTES // 5 for episode in episodes for array in vars(episode).values())
+    if hasattr(os, "posix_fallocate"):
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, size)
 
 
 def load_transitions(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dapbench.arguments import Parser
 from dapbench.errors import UserError
+from dapbench.files import require_writable
 from dapbench.pipeline.alone import alone
 from dapbench.pipeline.engines import PACKAGES, Choice, Engine, open_engine
 
@@ -59,6 +60,7 @@ def _repro(root: Path, overrides: list[str], choice: Choice) -> int:
     profile = params["profile"]
     results = Path("results") / profile["name"]
     logs = results / "cell_logs"
+    require_writable(logs)
     logs.mkdir(parents=True, exist_ok=True)
     for path in params["cells"]["report"][profile["name"]]["deps"]:
         if path.startswith(f"{results}/"):
