@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from dapbench.errors import UserError
+from dapbench.files import withheld
 
 
 def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
@@ -31,11 +32,18 @@ def read_checkpoint(path: Path, kind: str, keys: Iterable[str], remedy: str) -> 
         remedy: what the user can do.
 
     Raises:
-        UserError: the file is damaged, holds more than weights and plain values, or is of another kind.
+        Withheld: the file cannot be read for now.
+        UserError: it is damaged, holds more than weights and plain values, or is of another kind.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds for a damaged file; each means the same here
+        if kept := withheld(path, error):
+            raise kept from error
+        if "maximum supported version" in str(error):
+            raise UserError(
+                f"{path} was written by a newer torch than this ({torch.__version__}); update torch"
+            ) from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} is not a readable {kind} ({reason}); {remedy}") from error
     missing = sorted(set(keys) - set(content if isinstance(content, dict) else ()))

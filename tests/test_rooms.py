@@ -34,7 +34,7 @@ RULES = {
     "arguments": ("errors",),
     "config": ("errors",),
     "settings": ("errors",),
-    "checkpoints": ("errors",),
+    "checkpoints": ("errors", "files"),
     "fitting": ("errors",),
     "rl": ("errors",),
     "ppo": ("rl", *HELPERS),
@@ -46,7 +46,7 @@ RULES = {
     "timing": LEARNING,
     "tracking": LEARNING,
     "report": READING[1:],
-    "cli": ("config", "errors"),  # a command's module is named there and imported when the command runs
+    "cli": ("config", "errors", "files"),  # a command's module is named there and imported when the command runs
     "pipeline": ("showcase", "timing", "tracking", "report", "cli", *LEARNING),
     "__main__": ("cli",),
     "__init__": (),

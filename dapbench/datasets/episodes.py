@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +24,7 @@ from gymnasium.spaces import Box, Space
 from numpy.typing import NDArray
 
 from dapbench.errors import UserError
+from dapbench.files import withheld
 
 if TYPE_CHECKING:
     from minari import MinariDataset
@@ -180,10 +181,12 @@ def load_episodes(
             Episode(episode.observations, episode.actions, episode.rewards, episode.terminations, episode.truncations)
             for episode in dataset.iterate_episodes()
         ]
-    except MALFORMED as error:
+    except (*MALFORMED, MemoryError) as error:
+        if kept := withheld(data / "main_data.hdf5", error):
+            raise kept from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"the Minari dataset {folder} cannot be read ({reason}); delete it and make it again"
+            f"the Minari dataset {folder} cannot be read ({reason}); {_remedy(folder, data, metadata)}"
         ) from error
     for index, episode in enumerate(episodes):
         _check_episode(f"episode {index} of {folder}", episode, observation_space, action_space)
@@ -235,14 +238,25 @@ def _read_metadata(folder: str, data: Path) -> dict[str, Any]:
         episodes = metadata["total_episodes"]
         spaces = {"observation_space", "action_space", "dataset_id"} <= metadata.keys()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{folder} is not a Minari dataset (no sound metadata.json in {data}); see docs/logs.md for the layout"
-        ) from error
+        if kept := withheld(data / "metadata.json", error):
+            raise kept from error
+        remedy = _remedy(folder, data, {}) if folder.startswith(PUBLIC) else "see docs/logs.md for the layout"
+        raise UserError(f"{folder} is not a Minari dataset (no sound metadata.json in {data}); {remedy}") from error
     if not spaces:  # Minari would build an environment from the metadata to learn them
         raise UserError(f"the Minari dataset {folder} does not say its name and spaces; make it with Minari >= 0.5")
     if episodes == 0:
         raise UserError(f"the Minari dataset {folder} holds no episode; collect it again with more transitions")
     return metadata
+
+
+def _remedy(folder: str, data: Path, metadata: Mapping[str, Any]) -> str:
+    """What to do about a dataset that Minari does not read."""
+    written, here = metadata.get("minari_version"), version("minari")
+    if written not in (None, here):
+        return f"it was written by Minari {written}, and this is {here}"
+    if folder.startswith(PUBLIC):  # Minari keeps what it has of it
+        return f"remove {data.parent}, and it is downloaded again"
+    return "collect, copy or download it again"
 
 
 def _check_task(

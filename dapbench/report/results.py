@@ -16,6 +16,7 @@ import yaml
 from dapbench.config import CONF
 from dapbench.curves import filled
 from dapbench.errors import UserError
+from dapbench.files import withheld
 from dapbench.profiles import Run, compose_profile, runs
 from dapbench.report.statistics import Reference, reference_scores
 
@@ -218,7 +219,7 @@ def read_json(path: Path, keys: list[str]) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise malformed(path, f"is not readable JSON ({error})") from error
+        raise withheld(path, error) or malformed(path, f"is not readable JSON ({error})") from error
     lacking = [key for key in keys if not isinstance(value, dict) or key not in value]
     if lacking:
         raise malformed(path, f"lacks {', '.join(lacking)}")
@@ -229,7 +230,8 @@ def _curve(path: Path) -> pd.DataFrame:
     try:
         curve = pd.read_csv(path)
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
-        raise malformed(path, f"is not a readable table ({error})".replace("\n", " ")) from error
+        text = f"is not a readable table ({error})".replace("\n", " ")
+        raise withheld(path, error) or malformed(path, text) from error
     lacking = [name for name in CURVE_COLUMNS if name not in curve]
     if lacking:
         raise malformed(path, f"lacks the columns {', '.join(lacking)}")
@@ -250,4 +252,4 @@ def _same_run(path: Path, summary: dict[str, Any], cell: Run) -> None:
 
 def malformed(path: Path, what: str) -> UserError:
     """The error for a file that a cell left in a bad state; ``what`` is wrong with it."""
-    return UserError(f"{path} {what}; run this cell again (delete its directory, then dapbench repro)")
+    return UserError(f"{path} {what}; restore it (git checkout), or run this cell again (dapbench repro)")

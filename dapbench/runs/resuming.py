@@ -13,7 +13,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from dapbench.checkpoints import read_checkpoint, write_checkpoint
 from dapbench.errors import UserError
-from dapbench.files import whole
+from dapbench.files import Withheld, whole
 from dapbench.ppo import PPO
 from dapbench.rl.snapshots import NotPlain, pack
 from dapbench.runs.run_directory import PACKAGES, RESULTS, stated
@@ -50,11 +50,17 @@ class Resume(pl.Callback):
         self.saved_epoch = 0
 
     def found(self) -> Path | None:
-        """The checkpoint to go on from; one of other code, settings or inputs, or a damaged one, is of no use."""
+        """The checkpoint to go on from; one of other code, settings or inputs, or a damaged one, is of no use.
+
+        Raises:
+            Withheld: there is one that cannot be read for now.
+        """
         if not self.path.is_file():
             return None
         try:
             content = read_checkpoint(self.path, "saved run", ("fingerprint", "epoch", "run"), "it starts over")
+        except Withheld:
+            raise  # starting over would write over it
         except UserError as error:
             print(error, file=sys.stderr)
             return None
