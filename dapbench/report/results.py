@@ -93,10 +93,16 @@ class Results:
         chosen = self.summaries[(self.summaries.task == task) & (self.summaries.method == method)]
         return chosen.sort_values("seed")[metric].dropna().to_numpy(float)
 
+    def has_episodes(self, task: str) -> bool:
+        """Whether any training episode ended on a task."""
+        return bool(self.curves.loc[self.curves.task == task, "return_mean"].notna().any())
+
     def curve_array(self, task: str, method: str, column: str = "return_mean") -> np.ndarray:
-        """A column of the filled curves, shape (epochs, runs), up to the shortest run."""
+        """A column of the filled curves, shape (epochs, runs), up to the shortest run in which an episode ended."""
         chosen = self.curves[(self.curves.task == task) & (self.curves.method == method)]
-        runs = [filled(run.sort_values("epoch")[column].to_numpy(float)) for _, run in chosen.groupby("seed")]
+        # A run in which no episode ended has nothing to show, and would leave nothing of the others' mean.
+        ended = chosen[chosen.groupby("seed").return_mean.transform(lambda returns: returns.notna().any()).astype(bool)]
+        runs = [filled(run.sort_values("epoch")[column].to_numpy(float)) for _, run in ended.groupby("seed")]
         epochs = min((len(run) for run in runs), default=0)
         return np.stack([run[:epochs] for run in runs], axis=-1) if runs else np.empty((0, 0))
 
@@ -235,7 +241,7 @@ def _curve(path: Path) -> pd.DataFrame:
     lacking = [name for name in CURVE_COLUMNS if name not in curve]
     if lacking:
         raise malformed(path, f"lacks the columns {', '.join(lacking)}")
-    words = [str(name) for name in curve if not pd.api.types.is_numeric_dtype(curve[name])]
+    words = [str(name) for name in curve if len(curve) and not pd.api.types.is_numeric_dtype(curve[name])]
     if words:
         raise malformed(path, f"holds something that is not a number in {', '.join(words)}")
     return curve
