@@ -89,7 +89,11 @@ def _repro(root: Path, overrides: list[str], choice: Choice) -> int:
     if (results / "report/index.html").is_file():
         from dapbench.report.build import headline
 
-        print(f"\n{headline(results.parent, profile)}\n\nreport: {results}/report/index.html")
+        try:
+            table = headline(results.parent, profile)
+        except UserError as error:  # of a file that is malformed; the failed cells are told all the same
+            table = f"no table: {error}"
+        print(f"\n{table}\n\nreport: {results}/report/index.html")
     if outcome.failed:
         left_out = len(outcome.left_out)
         print(f"\n{len(outcome.failed)} cells failed, {left_out} that need them were left out:", file=sys.stderr)
