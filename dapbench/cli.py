@@ -5,11 +5,16 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from dapbench.config import CONF, choices, run_command
 from dapbench.errors import UserError
+<<<<<<< HEAD
 from dapbench.surroundings import settle
+=======
+from dapbench.files import withheld
+>>>>>>> odd-b
 
 # Sub-command: what it does, and its function (module:name). Where conf/ has a file of the command's name, Hydra
 # composes the function's configuration from it; the others read their arguments themselves.
@@ -46,7 +51,13 @@ def run(name: str, argv: list[str]) -> int:
     module, function = COMMANDS[name][1].split(":")
 
     def command(argument: Any) -> Any:
-        return getattr(importlib.import_module(module), function)(argument)
+        try:
+            return getattr(importlib.import_module(module), function)(argument)
+        except OSError as error:  # a file system that does not answer, wherever it was asked
+            kept = withheld(Path(error.filename), error) if isinstance(error.filename, str) else None
+            if kept is None:
+                raise
+            raise kept from error
 
     if not (CONF / f"{name}.yaml").is_file():
         return command(argv)

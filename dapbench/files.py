@@ -1,7 +1,9 @@
-"""Files are written whole or not at all: to a temporary neighbour first, then renamed into place."""
+"""Files are written whole or not at all, to a temporary neighbour first; and why one cannot be read."""
 
+import errno
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +11,43 @@ from pathlib import Path
 from typing import Any
 
 from dapbench.errors import UserError
+
+UNANSWERED = ["EIO", "ESTALE", "ETIMEDOUT", "ENOTCONN", "ECONNRESET", "ECONNABORTED", "ECONNREFUSED", "EHOSTDOWN"]
+UNANSWERED += ["EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ENODEV", "ENXIO", "EREMOTEIO", "EBUSY"]
+# What the system may say of a file in which nothing need be wrong.
+TROUBLES = {
+    (errno.EACCES, errno.EPERM): "you have no right to it; ask its owner for it",
+    (errno.EMFILE, errno.ENFILE): "too many files are open; raise the limit (ulimit -n) or run fewer at once",
+    (errno.EAGAIN, errno.EWOULDBLOCK): "another process holds it; wait for that to end",
+    (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP): "its file system has no locks; set HDF5_USE_FILE_LOCKING=FALSE",
+    (errno.ENOMEM,): "there is too little memory; free some memory",
+    (errno.ENOSPC, errno.EDQUOT): "the disk is full; free some space",
+    # Not every system has every name.
+    tuple(getattr(errno, name, None) for name in UNANSWERED): "its disk or network share does not answer; wait for it",
+}
+LFS = b"version https://git-lfs.github.com/spec/"
+
+
+class Withheld(UserError):
+    """A file that the system does not give out for now: what is in it may be sound, so it is not to be made anew."""
+
+
+def withheld(path: Path, error: BaseException) -> Withheld | None:
+    """The error for ``path`` where reading it failed with ``error`` for reasons that say nothing of its content."""
+    if isinstance(error, MemoryError):
+        error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+    if isinstance(error, OSError):
+        told = re.search(r"errno = (\d+)", str(error))  # HDF5 tells the system's error in its text alone
+        number = error.errno or (int(told[1]) if told else None)
+        for numbers, reason in TROUBLES.items():
+            if number is not None and number in numbers:
+                return Withheld(f"{path} cannot be used now: {reason}")
+    try:
+        with path.open("rb") as file:
+            is_pointer = file.read(len(LFS)) == LFS
+    except OSError:
+        return None
+    return Withheld(f"{path} is a pointer of Git LFS; fetch the file itself with git lfs pull") if is_pointer else None
 
 
 @contextmanager

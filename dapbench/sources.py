@@ -14,7 +14,16 @@ from pathlib import Path
 HOME = Path(__file__).resolve().parents[1]  # the folder of the packages dapbench and baselines
 PACKAGES = ("dapbench", "baselines")
 # Arguments, checks, messages and files: no number of a result is computed here.
-PLUMBING = ("__init__.py", "cli.py", "config.py", "errors.py", "files.py", "settings.py", "sources.py")
+PLUMBING = (
+    "__init__.py",
+    "cli.py",
+    "config.py",
+    "errors.py",
+    "files.py",
+    "settings.py",
+    "sources.py",
+    "surroundings.py",
+)
 
 
 def sources(modules: Iterable[str], root: Path = HOME) -> list[Path]:

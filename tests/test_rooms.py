@@ -34,7 +34,7 @@ RULES = {
     "arguments": ("errors",),
     "config": ("errors",),
     "settings": ("errors",),
-    "checkpoints": ("errors",),
+    "checkpoints": ("errors", "files"),
     "fitting": ("errors",),
     "rl": ("errors",),
     "ppo": ("rl", *HELPERS),
@@ -48,7 +48,8 @@ RULES = {
     "tracking": LEARNING,
     "report": READING[1:],
     "surroundings": (),
-    "cli": ("config", "errors", "surroundings"),  # a command's module is named there and imported when the command runs
+    # A command's module is named there and imported when the command runs.
+    "cli": ("config", "errors", "files", "surroundings"),
     "pipeline": ("surroundings", "showcase", "timing", "tracking", "report", "cli", *LEARNING),
     "__main__": ("cli",),
     "__init__": (),

@@ -1,17 +1,18 @@
 """`dapbench collect`: trains a behaviour policy with PPO, or takes given logs, and writes a Minari dataset."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import lightning.pytorch as pl
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 
 from dapbench.datasets.episodes import Episode, load_episodes, write_dataset
 from dapbench.errors import UserError
 from dapbench.files import require_writable
-from dapbench.ppo import PPO
-from dapbench.rl.environments import env_seeds, make_envs, task_spaces, to_env_actions
+from dapbench.ppo import PPO, Divergence
+from dapbench.rl.environments import env_seeds, make_env, make_envs, task_spaces, to_env_actions
 from dapbench.runs.progress import Progress
 from dapbench.runs.training import build, fit
 from dapbench.settings import check_number
@@ -19,15 +20,15 @@ from dapbench.settings import check_number
 RECORDING_STREAM = 3
 
 
-def record(module: PPO, transitions: int, stream: int) -> list[Episode]:
-    """Whole episodes of the stochastic policy, at least ``transitions`` steps in all."""
+def record(module: PPO, transitions: int, stream: int, least: int = 1) -> list[Episode]:
+    """Whole episodes of the stochastic policy, at least ``least`` of them and ``transitions`` steps in all."""
     envs = make_envs(module.config["task"], module.hp.num_envs)
     observation, _ = envs.reset(seed=env_seeds(module.config["seed"], envs.num_envs, RECORDING_STREAM + stream))
     noise = np.random.default_rng([module.config["seed"], RECORDING_STREAM + stream])
     mean_action, std = module.mean_action(), module.actor.log_std.exp().detach().numpy()
     running: list[list[tuple]] = [[] for _ in range(envs.num_envs)]
     episodes: list[Episode] = []
-    while sum(len(episode.rewards) for episode in episodes) < transitions:
+    while len(episodes) < least or sum(len(episode.rewards) for episode in episodes) < transitions:
         mean = mean_action(observation.astype(np.float32))
         actions = to_env_actions(mean + std * noise.standard_normal(mean.shape), module.action_space)
         following, rewards, terminations, truncations, infos = envs.step(actions)
@@ -55,11 +56,24 @@ class Recorder(pl.Callback):
         """Records if the epoch that ended is one of the mixture's."""
         epoch = trainer.current_epoch + 1
         if epoch in self.shares:
-            recorded = record(module, round(self.shares[epoch] * self.transitions), epoch)
+            least = 2 if len(self.shares) == 1 else 1  # of all episodes a prior holds out one, to be measured on
+            recorded = record(module, round(self.shares[epoch] * self.transitions), epoch, least)
             returns = [float(episode.rewards.sum()) for episode in recorded]
             policy = {"epoch": epoch, "training_env_steps": module.carried.env_steps, "share": self.shares[epoch]}
             self.policies.append(policy | {"return_mean": float(np.mean(returns)), "episodes": len(returns)})
             self.episodes += recorded
+
+
+def recorded_spec(task: Mapping[str, Any]) -> EnvSpec | None:
+    """What Minari recovers a task's environment from, if the environment can be told in JSON."""
+    env = make_env(task)
+    env.close()
+    try:
+        assert env.spec is not None
+        env.spec.to_json()
+    except (TypeError, ValueError):  # it was registered as a function or class in place of "module:Class"
+        return None
+    return env.spec
 
 
 def behaviour_logs(config: dict[str, Any]) -> tuple[list[Episode], dict[str, Any]]:
@@ -78,7 +92,13 @@ def behaviour_logs(config: dict[str, Any]) -> tuple[list[Episode], dict[str, Any
     profile = config["profile"] | {"epochs": max(shares), "schedule_epochs": budget}
     recorder = Recorder(shares, config["profile"]["log_transitions"])
     module = build(config | {"profile": profile, "method": config["behaviour"]})
-    fit(module, [recorder, Progress()])
+    try:
+        fit(module, [recorder, Progress()])
+    except Divergence as error:
+        raise UserError(
+            f"the behaviour policy of {config['task']['name']} diverged after {module.carried.env_steps} steps: "
+            f"{error}; choose another logs.behaviour_seed or behaviour's settings"
+        ) from error
     recorded_steps = sum(len(episode.rewards) for episode in recorder.episodes)
     return recorder.episodes, {
         "source": "collected",
@@ -112,7 +132,7 @@ def collect(config: dict[str, Any]) -> None:
         episodes,
         *spaces,
         dataset_id=name,
-        env_spec=gym.spec(config["task"]["env_id"]),
+        env_spec=recorded_spec(config["task"]),
         metadata=quality | description,
     )
     print(

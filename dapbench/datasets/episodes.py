@@ -8,9 +8,10 @@ folder per episode: 30 s in place of 1 s for a thousand episodes.)
 
 import json
 import logging
+import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,11 +24,13 @@ from gymnasium.spaces import Box, Space
 from numpy.typing import NDArray
 
 from dapbench.errors import UserError
+from dapbench.files import withheld
 
 if TYPE_CHECKING:
     from minari import MinariDataset
 
 PUBLIC = "minari:"  # prefix of a source that is the name of a public dataset
+EPISODE_BYTES = 40_960  # at most, of HDF5's own beside the arrays
 MALFORMED = (OSError, ValueError, TypeError, KeyError, AssertionError, NotImplementedError, GymnasiumError)
 
 
@@ -90,6 +93,9 @@ def write_dataset(
 
     try:
         path.mkdir(parents=True, exist_ok=True)
+        for left in path.glob(".data.*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        _require_space(path, episodes)
         # Absolute, because Minari joins the path to itself when it measures the size.
         temporary = Path(tempfile.mkdtemp(dir=path.absolute(), prefix=".data."))
         try:
@@ -108,8 +114,11 @@ def write_dataset(
                 }
             )
             storage.update_episodes(EpisodeBuffer(id=index, **vars(episode)) for index, episode in enumerate(episodes))
-            shutil.rmtree(path / "data", ignore_errors=True)
+            earlier = Path(f"{temporary}.earlier")
+            if (path / "data").exists():
+                (path / "data").rename(earlier)
             temporary.rename(path / "data")
+            shutil.rmtree(earlier, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
@@ -117,6 +126,14 @@ def write_dataset(
             f"cannot write {path}: {error.strerror or error}; choose another folder or free some space"
         ) from error
     return description
+
+
+def _require_space(folder: Path, episodes: Sequence[Episode]) -> None:
+    """Raises an OSError where ``folder`` has no room for a dataset: HDF5 (2.1 of h5py 3.16) would end the process."""
+    size = sum(array.nbytes + EPISODE_BYTES // 5 for episode in episodes for array in vars(episode).values())
+    if hasattr(os, "posix_fallocate"):
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, size)
 
 
 def load_transitions(
@@ -164,10 +181,12 @@ def load_episodes(
             Episode(episode.observations, episode.actions, episode.rewards, episode.terminations, episode.truncations)
             for episode in dataset.iterate_episodes()
         ]
-    except MALFORMED as error:
+    except (*MALFORMED, MemoryError) as error:
+        if kept := withheld(data / "main_data.hdf5", error):
+            raise kept from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"the Minari dataset {folder} cannot be read ({reason}); delete it and make it again"
+            f"the Minari dataset {folder} cannot be read ({reason}); {_remedy(folder, data, metadata)}"
         ) from error
     for index, episode in enumerate(episodes):
         _check_episode(f"episode {index} of {folder}", episode, observation_space, action_space)
@@ -225,14 +244,25 @@ def _read_metadata(folder: str, data: Path) -> dict[str, Any]:
         episodes = metadata["total_episodes"]
         spaces = {"observation_space", "action_space", "dataset_id"} <= metadata.keys()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{folder} is not a Minari dataset (no sound metadata.json in {data}); see docs/logs.md for the layout"
-        ) from error
+        if kept := withheld(data / "metadata.json", error):
+            raise kept from error
+        remedy = _remedy(folder, data, {}) if folder.startswith(PUBLIC) else "see docs/logs.md for the layout"
+        raise UserError(f"{folder} is not a Minari dataset (no sound metadata.json in {data}); {remedy}") from error
     if not spaces:  # Minari would build an environment from the metadata to learn them
         raise UserError(f"the Minari dataset {folder} does not say its name and spaces; make it with Minari >= 0.5")
     if episodes == 0:
         raise UserError(f"the Minari dataset {folder} holds no episode; collect it again with more transitions")
     return metadata
+
+
+def _remedy(folder: str, data: Path, metadata: Mapping[str, Any]) -> str:
+    """What to do about a dataset that Minari does not read."""
+    written, here = metadata.get("minari_version"), version("minari")
+    if written not in (None, here):
+        return f"it was written by Minari {written}, and this is {here}"
+    if folder.startswith(PUBLIC):  # Minari keeps what it has of it
+        return f"remove {data.parent}, and it is downloaded again"
+    return "collect, copy or download it again"
 
 
 def _check_task(
@@ -248,8 +278,10 @@ def _check_task(
                 f"the {kind} of {folder} are {_shown(logged)}, but the task's are {_shown(wanted)}; "
                 "choose logs of the same task"
             )
-    if env_id and dataset.env_spec and parse_env_id(dataset.env_spec.id)[:2] != parse_env_id(env_id)[:2]:
-        raise UserError(f"{folder} was logged on {dataset.env_spec.id}, but the task is {env_id}; choose logs of it")
+    ids = [dataset.env_spec.id, env_id] if env_id and dataset.env_spec else []
+    # Of module:Name-v0 Gymnasium registers the part after the colon.
+    if len({parse_env_id(name.rpartition(":")[2])[:2] for name in ids}) > 1:
+        raise UserError(f"{folder} was logged on {ids[0]}, but the task is {env_id}; choose logs of it")
 
 
 def _shown(space: Space[Any]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from dapbench.datasets.episodes import load_episodes
 from dapbench.errors import UserError
-from dapbench.files import write_json
+from dapbench.files import withheld, write_json
 from dapbench.rl.environments import make_env, task_spaces
 from dapbench.settings import check_number
 
@@ -34,6 +34,14 @@ def random_returns(task: Mapping[str, Any], episodes: int, seed: int) -> list[fl
     return returns
 
 
+def read_entries(out: Path) -> dict[str, Any]:
+    """The entries of a file of scores; none where there is no file."""
+    try:
+        return json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    except (OSError, ValueError) as error:
+        raise withheld(out, error) or UserError(f"out={out} is not JSON ({error}); choose another file") from error
+
+
 def reference(config: Mapping[str, Any]) -> None:
     """Puts a task's entry into ``out``: both scores, whose they are, and how they were made.
 
@@ -46,6 +54,7 @@ def reference(config: Mapping[str, Any]) -> None:
     _, logs = load_episodes(logs_dir, *task_spaces(task), task["env_id"])
     if logs["quality"] != "expert":
         raise UserError(f"logs_dir={logs_dir} holds logs of quality {logs['quality']}; collect them with logs=expert")
+    entries = read_entries(out)
     returns = random_returns(task, config["episodes"], config["seed"])
     entry = {
         "random": float(np.mean(returns)),
@@ -66,10 +75,6 @@ def reference(config: Mapping[str, Any]) -> None:
             f"logs_dir={logs_dir} return {entry['expert']:.2f}, no more than a random policy's {entry['random']:.2f}; "
             "collect better ones"
         )
-    try:
-        entries = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
-    except ValueError as error:
-        raise UserError(f"out={out} is not JSON ({error}); choose another file or remove it") from error
     write_json(out, entries | {task["name"]: entry})
     print(
         f"{task['name']}: random {entry['random']:.2f} ({entry['random_episodes']} episodes), expert "

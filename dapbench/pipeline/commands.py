@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dapbench.arguments import Parser
 from dapbench.errors import UserError
+from dapbench.files import require_writable
 from dapbench.pipeline.alone import alone
 from dapbench.pipeline.cores import cores
 from dapbench.pipeline.engines import PACKAGES, Choice, Engine, open_engine
@@ -59,6 +60,7 @@ def _repro(root: Path, overrides: list[str], choice: Choice) -> int:
     profile = params["profile"]
     results = Path("results") / profile["name"]
     logs = results / "cell_logs"
+    require_writable(logs)
     logs.mkdir(parents=True, exist_ok=True)
     for path in params["cells"]["report"][profile["name"]]["deps"]:
         if path.startswith(f"{results}/"):
@@ -87,7 +89,11 @@ def _repro(root: Path, overrides: list[str], choice: Choice) -> int:
     if (results / "report/index.html").is_file():
         from dapbench.report.build import headline
 
-        print(f"\n{headline(results.parent, profile)}\n\nreport: {results}/report/index.html")
+        try:
+            table = headline(results.parent, profile)
+        except UserError as error:  # of a file that is malformed; the failed cells are told all the same
+            table = f"no table: {error}"
+        print(f"\n{table}\n\nreport: {results}/report/index.html")
     if outcome.failed:
         left_out = len(outcome.left_out)
         print(f"\n{len(outcome.failed)} cells failed, {left_out} that need them were left out:", file=sys.stderr)

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
-from dapbench.checkpoints import read_checkpoint
+from dapbench.checkpoints import read_checkpoint, write_checkpoint
 from dapbench.errors import UserError
 from dapbench.rl.losses import guidance_step
 
@@ -132,7 +132,8 @@ class ActionPrior(nn.Module, ABC):
     def save(self, path: Path, description: Mapping[str, Any]) -> None:
         """Writes weights, statistics, sizes and the description of the logs."""
         sizes = {"observation_size": self.observation_size, "action_size": self.action_size}
-        torch.save({"config": self.config, "state_dict": self.state_dict(), "logs": dict(description)} | sizes, path)
+        content = {"config": self.config, "state_dict": self.state_dict(), "logs": dict(description)} | sizes
+        write_checkpoint(path, content)
 
 
 def read_prior(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dapbench.arguments import Parser
 from dapbench.errors import UserError
+from dapbench.files import require_writable
 from dapbench.profiles import compose_profile
 
 
@@ -26,6 +27,7 @@ def report(argv: list[str]) -> int:
     results = Path(given.get("results", "results"))
     if not (results / profile["name"]).is_dir():
         raise UserError(f"there is no {results / profile['name']}; dapbench repro profile={profile['name']} fills it")
+    require_writable(results / profile["name"] / "report")
     from dapbench.report.build import build_report, headline
     from dapbench.tracking.recording import track_report
 

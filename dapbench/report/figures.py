@@ -36,9 +36,12 @@ THOUSANDS = FuncFormatter(
 def learning_curves(results: Results) -> tuple:
     """Mean training return by environment steps, with bootstrap bands and the first 40 epochs shaded."""
     needs(results, "final_return")
-    drawing, axes = panels(len(results.tasks))
+    tasks = [task for task in results.tasks if results.has_episodes(task)]
+    if not tasks:
+        raise Absent("No training episode ended in any run, so there is no learning curve.")
+    drawing, axes = panels(len(tasks))
     shaded = False
-    for axis, task in zip(axes, results.tasks, strict=True):
+    for axis, task in zip(axes, tasks, strict=True):
         methods = [method for method in results.methods if results.curve_array(task, method).size]
         steps = {method: results.curve_array(task, method, "env_steps")[:, 0] for method in methods}
         longest = max(steps.values(), key=len)
@@ -59,7 +62,8 @@ def learning_curves(results: Results) -> tuple:
     sentence += "; the first 40 epochs are shaded. " if shaded else "; no run goes beyond the first 40 epochs. "
     rising = [results.titles[m] for m, gain in ends.items() if gain]
     sentence += f"Still rising on every task over the last tenth of its budget: {listed(rising)}."
-    return sentence, drawing
+    silent = [results.titles[task] for task in results.tasks if task not in tasks]
+    return sentence + (f" Left out, as no training episode ended on {listed(silent)}." if silent else ""), drawing
 
 
 def last_gain(results: Results, method: str) -> bool:
@@ -82,7 +86,11 @@ def draw(axis: Axes, x: np.ndarray, estimate: Estimate, results: Results, method
 @figure("sample_efficiency", "Aggregate sample efficiency")
 def sample_efficiency(results: Results) -> tuple:
     """IQM of the normalized training return over tasks and seeds, by environment steps."""
-    tasks = complete_tasks(results, "final_return")
+    tasks = [
+        task
+        for task in complete_tasks(results, "final_return")
+        if all(results.curve_array(task, method).size for method in results.methods)
+    ]
     if len(tasks) < 2:
         raise Absent("An aggregate over tasks needs at least two tasks with runs of every method.")
     drawing, (axis,) = panels(1, 5.2, 3.4)

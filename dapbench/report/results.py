@@ -16,6 +16,7 @@ import yaml
 from dapbench.config import CONF
 from dapbench.curves import filled
 from dapbench.errors import UserError
+from dapbench.files import withheld
 from dapbench.profiles import Run, compose_profile, runs
 from dapbench.report.statistics import Reference, reference_scores
 
@@ -92,10 +93,16 @@ class Results:
         chosen = self.summaries[(self.summaries.task == task) & (self.summaries.method == method)]
         return chosen.sort_values("seed")[metric].dropna().to_numpy(float)
 
+    def has_episodes(self, task: str) -> bool:
+        """Whether any training episode ended on a task."""
+        return bool(self.curves.loc[self.curves.task == task, "return_mean"].notna().any())
+
     def curve_array(self, task: str, method: str, column: str = "return_mean") -> np.ndarray:
-        """A column of the filled curves, shape (epochs, runs), up to the shortest run."""
+        """A column of the filled curves, shape (epochs, runs), up to the shortest run in which an episode ended."""
         chosen = self.curves[(self.curves.task == task) & (self.curves.method == method)]
-        runs = [filled(run.sort_values("epoch")[column].to_numpy(float)) for _, run in chosen.groupby("seed")]
+        # A run in which no episode ended has nothing to show, and would leave nothing of the others' mean.
+        ended = chosen[chosen.groupby("seed").return_mean.transform(lambda returns: returns.notna().any()).astype(bool)]
+        runs = [filled(run.sort_values("epoch")[column].to_numpy(float)) for _, run in ended.groupby("seed")]
         epochs = min((len(run) for run in runs), default=0)
         return np.stack([run[:epochs] for run in runs], axis=-1) if runs else np.empty((0, 0))
 
@@ -218,7 +225,7 @@ def read_json(path: Path, keys: list[str]) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise malformed(path, f"is not readable JSON ({error})") from error
+        raise withheld(path, error) or malformed(path, f"is not readable JSON ({error})") from error
     lacking = [key for key in keys if not isinstance(value, dict) or key not in value]
     if lacking:
         raise malformed(path, f"lacks {', '.join(lacking)}")
@@ -229,11 +236,12 @@ def _curve(path: Path) -> pd.DataFrame:
     try:
         curve = pd.read_csv(path)
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
-        raise malformed(path, f"is not a readable table ({error})".replace("\n", " ")) from error
+        text = f"is not a readable table ({error})".replace("\n", " ")
+        raise withheld(path, error) or malformed(path, text) from error
     lacking = [name for name in CURVE_COLUMNS if name not in curve]
     if lacking:
         raise malformed(path, f"lacks the columns {', '.join(lacking)}")
-    words = [str(name) for name in curve if not pd.api.types.is_numeric_dtype(curve[name])]
+    words = [str(name) for name in curve if len(curve) and not pd.api.types.is_numeric_dtype(curve[name])]
     if words:
         raise malformed(path, f"holds something that is not a number in {', '.join(words)}")
     return curve
@@ -250,4 +258,4 @@ def _same_run(path: Path, summary: dict[str, Any], cell: Run) -> None:
 
 def malformed(path: Path, what: str) -> UserError:
     """The error for a file that a cell left in a bad state; ``what`` is wrong with it."""
-    return UserError(f"{path} {what}; run this cell again (delete its directory, then dapbench repro)")
+    return UserError(f"{path} {what}; restore it (git checkout), or run this cell again (dapbench repro)")

@@ -27,7 +27,11 @@ def published(results: Results) -> tuple:
     for task in tasks:
         row = {"Task": results.titles[task]}
         for metric in ("final_return", "eval_return"):
-            estimate = statistics.interval(statistics.mean, [results.scores(metric, task, BASELINE)])
+            scores = results.scores(metric, task, BASELINE)
+            if not len(scores):
+                row[f"Here: {metric_text(metric)}"] = "n/a"
+                continue
+            estimate = statistics.interval(statistics.mean, [scores])
             row[f"Here: {metric_text(metric)}"] = spread(estimate)
             values.append({"task": task, "source": f"here, {metric}", **numbers(estimate)})
         for source in sources:

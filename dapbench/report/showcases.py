@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from dapbench.files import withheld
 from dapbench.report.items import Absent, films
 from dapbench.report.results import BASELINE, KEY, SUBJECT, Results, malformed, read_json
 from dapbench.report.style import digits, listed, number
@@ -57,7 +58,9 @@ class Showcase:
             with np.load(path) as file:
                 arrays = {key: file[key] for key in axes}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise malformed(path, f"is not a readable .npz with {', '.join(axes)} ({error})") from error
+            raise withheld(path, error) or malformed(
+                path, f"is not a readable .npz with {', '.join(axes)} ({error})"
+            ) from error
         for key, array in arrays.items():
             if array.ndim != axes[key] or not array.size or array.dtype.kind != "f" or not np.isfinite(array).all():
                 raise malformed(path, f"holds no finite numbers along {axes[key]} axes as {key}")
@@ -120,7 +123,7 @@ def policy_films(results: Results) -> tuple:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise malformed(path, f"cannot be read ({error.strerror})") from error
+            raise withheld(path, error) or malformed(path, f"cannot be read ({error.strerror})") from error
         if not content.startswith(b"GIF8"):
             raise malformed(path, "is not a gif")
         return shown, content

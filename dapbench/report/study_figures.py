@@ -42,6 +42,8 @@ def time_parts(results: Results) -> tuple:
     counts = per.groupby("method")[["task", "seed"]].apply(lambda own: len(own.drop_duplicates()))
     table = per.pivot_table(index="method", columns="part", values="cost", aggfunc="sum").div(counts, axis=0).fillna(0)
     methods = [m for m in results.methods if m in table.index]
+    if not table.to_numpy().any():
+        raise Absent("No run took a time that can be told.")
     table = table.loc[methods, table.sum().sort_values(ascending=False).index]
     small = table.columns[table.max() < 0.01 * table.sum(axis=1).max()]
     if len(small) > 1:
@@ -59,7 +61,7 @@ def time_parts(results: Results) -> tuple:
     for method in methods:
         costs = dict(zip(map(str, table), table.loc[method].to_numpy(float), strict=True))
         largest = max(costs, key=lambda part: costs[part])
-        share = 100 * costs[largest] / sum(costs.values())
+        share = 100 * costs[largest] / (sum(costs.values()) or np.nan)
         parts.append(f"{largest} for {results.titles[method]} ({number(share, 0)} %)")
     return f"The largest part is {listed(parts)}.", drawing
 
@@ -163,7 +165,7 @@ def diagnostics(results: Results) -> tuple:
             own.bound_surrogate, own.improvement, s=6, alpha=0.5, color=colours[str(task)], linewidth=0, rasterized=True
         )
     axes[3].axhline(0, color="0.6", linewidth=0.8, zorder=0)
-    linear = float(pairs.bound_surrogate.abs().quantile(0.9)) or 1.0
+    linear = (float(pairs.bound_surrogate.abs().quantile(0.9)) if len(pairs) else 0.0) or 1.0
     axes[3].set_xscale("symlog", linthresh=linear)  # the first epochs' surrogates are far larger than all later ones
     axes[3].set(xlabel="Surrogate advantage / (1 − γ)", ylabel="Change of return, in task std")
     handles, labels = axes[0].get_legend_handles_labels()

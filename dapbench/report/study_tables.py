@@ -22,7 +22,9 @@ SHARED_LIBRARIES = (
 
 def ratio_of_means(first: statistics.Strata, second: statistics.Strata) -> np.ndarray:
     """Mean over tasks of the ratio of two means."""
-    return np.mean(np.stack([a.mean(-1) / b.mean(-1) for a, b in zip(first, second, strict=True)], axis=-1), axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a run of one iteration has no speed
+        ratios = [a.mean(-1) / b.mean(-1) for a, b in zip(first, second, strict=True)]
+        return np.mean(np.stack(ratios, axis=-1), axis=-1)
 
 
 def timing_strata(results: Results, column: str, method: str, tasks: list[str]) -> list[np.ndarray]:
@@ -88,6 +90,8 @@ def overhead(results: Results) -> tuple:
     frame = results.overhead
     if frame.empty:
         raise Absent("There are no paired, interleaved timings (dapbench overhead makes them).")
+    if BASELINE not in set(frame.method):
+        raise Absent(f"The paired timings have none of {results.titles[BASELINE]}, to which they would be relative.")
     index = ["device", "task", "repeat"]
     wide = frame.pivot_table(index=index, columns="method", values=["wall_seconds", "peak_memory_bytes"])
     shown, values = [], []
@@ -98,14 +102,17 @@ def overhead(results: Results) -> tuple:
         for title, column in columns.items():
             own = wide[column].loc[device]
             ratio = (own[method] / own[BASELINE]).dropna()
+            if ratio.empty:
+                break
             estimate = statistics.interval(statistics.mean, [part.to_numpy() for _, part in ratio.groupby("task")])
             row[title] = spread(estimate, 3)
             values.append(
                 {"method": method, "device": device, "ratio": title, **numbers(estimate), "pairs": len(ratio)}
             )
-        shown.append(row)
+        else:
+            shown.append(row)
     if not shown:
-        raise Absent(f"The paired timings are of {results.titles[BASELINE]} alone.")
+        raise Absent(f"There are no timings of another method that are paired with {results.titles[BASELINE]}'s.")
     if set(frame.device) == {"cpu"}:
         shown += [{"Method": f"{results.titles[m]}, GPU"} | dict.fromkeys(columns, "not measured") for m in methods]
     measured = [row for row in shown if "not measured" not in row.values()]

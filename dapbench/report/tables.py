@@ -44,6 +44,7 @@ def _returns(results: Results, metric: str) -> tuple:
     shown, values = [], []
     for task in results.tasks:
         scores = {m: s for m in results.methods if len(s := results.scores(metric, task, m))}
+        lacking = "missing" if results.has_episodes(task) or metric == "eval_return" else "no episode ended"
         best = max(scores, key=lambda m: scores[m].mean(), default="")
         estimates = {m: statistics.interval(statistics.mean, [s]) for m, s in scores.items()}
         decimals = digits(float(s.mean()) for s in scores.values())
@@ -51,7 +52,7 @@ def _returns(results: Results, metric: str) -> tuple:
         for method in results.methods:
             title = results.titles[method]
             if method not in scores:
-                row[title] = "missing"
+                row[title] = lacking
                 continue
             mark = "best" if method == best else _against_best(scores[best], scores[method])
             text = spread(estimates[method], decimals)
@@ -93,11 +94,23 @@ def numbers(estimate: Estimate) -> dict[str, float]:
 def needs(results: Results, metric: str, *methods: str) -> None:
     """Raises Absent unless there are runs with ``metric`` of each of ``methods``."""
     if results.summaries[metric].isna().all():
-        short = metric == "alc40" and len(results.summaries)
-        raise Absent(f"Fewer than {ALC_EPOCHS} epochs were run, so there is no ALC@40." if short else "No run ended.")
+        raise Absent(without(results, metric))
     for method in methods:
         if method not in results.methods:
             raise Absent(f"There are no runs of {results.titles.get(method, method)}.")
+        if results.summaries.loc[results.summaries.method == method, metric].isna().all():
+            raise Absent(f"No run of {results.titles[method]} has a number for {metric_text(metric)}.")
+
+
+def without(results: Results, metric: str) -> str:
+    """Why no run has a metric."""
+    if results.summaries.empty:
+        return "No run ended."
+    if metric == "alc40" and not (results.summaries.epochs >= ALC_EPOCHS).any():
+        return f"Fewer than {ALC_EPOCHS} epochs were run, so there is no ALC@40."
+    if metric == "eval_return":
+        return "No evaluation gave a finite return."
+    return f"No training episode ended in any run, so there is no {metric_text(metric)}."
 
 
 def differences(results: Results, metric: str) -> dict[str, Estimate]:

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from gymnasium.wrappers import FlattenObservation
+from gymnasium.wrappers import DtypeObservation, FlattenObservation
 
 from dapbench.errors import UserError
 from dapbench.rl import mujoco_tasks, snapshots
@@ -17,33 +17,80 @@ from dapbench.rl.mujoco_tasks import MujocoTasks
 
 
 def make_env(task: Mapping[str, Any]) -> gym.Env:
-    """One environment of a task (``env_id`` and ``env_kwargs`` of ``conf/task``) with flat observations.
+    """One environment of a task (``env_id`` and ``env_kwargs`` of ``conf/task``) with flat float observations.
 
     Raises:
-        UserError: Gymnasium cannot make it, or its spaces are not bounded Box actions and Box observations.
+        UserError: Gymnasium cannot make it, its episodes have no time limit, or its spaces are not a Box of
+            observations and a bounded vector of actions.
     """
+    name, env_id, kwargs = (task.get(key) for key in ("name", "env_id", "env_kwargs"))
+    if not isinstance(env_id, str) or not isinstance(kwargs, Mapping):
+        found = f"env_id: {env_id} and env_kwargs: {kwargs}"
+        raise UserError(f"task {name} has {found}; write env_id: Hopper-v5, say, and env_kwargs: {{}} in conf/task")
     try:
-        env = gym.make(task["env_id"], **task["env_kwargs"])
-    except (gym.error.Error, TypeError, ValueError) as error:
-        message = f"cannot make task {task['name']}: {str(error).splitlines()[0]}; check its file in conf/task"
-        raise UserError(message) from error
-    action_space = env.action_space
-    for kind, space in (("observation", env.observation_space), ("action", env.action_space)):
+        env = gym.make(env_id, **kwargs)
+    except Exception as error:  # an environment and the modules that it imports may raise anything
+        raise UserError(f"cannot make task {name}: {_said(error)}; check its file in conf/task") from error
+    observations, actions = env.observation_space, env.action_space
+    for kind, space in (("observation", observations), ("action", actions)):
         if not isinstance(space, Box):
-            raise UserError(f"task {task['name']} has the {kind} space {space}; dapbench needs a Box")
-    assert isinstance(action_space, Box)
-    if len(action_space.shape) != 1 or not np.isfinite([action_space.low, action_space.high]).all():
-        raise UserError(f"task {task['name']} has the action space {action_space}; dapbench needs a bounded vector")
-    return env if len(env.observation_space.shape or ()) == 1 else FlattenObservation(env)
+            raise UserError(f"task {name} has the {kind} space {_shown(space)}; dapbench needs a Box")
+    assert isinstance(actions, Box)
+    with np.errstate(over="ignore", invalid="ignore"):
+        widths = actions.high - actions.low  # infinite where the bounds are the largest numbers there are
+    is_vector = len(actions.shape) == 1 and actions.shape[0] > 0 and np.issubdtype(actions.dtype, np.floating)
+    if not (is_vector and np.isfinite(widths).all() and (widths > 0).all()):
+        raise UserError(
+            f"task {name} has the action space {_shown(actions)}; dapbench needs a bounded vector of floating-point "
+            "numbers, each lower bound below its upper one"
+        )
+    if 0 in (observations.shape or ()):
+        raise UserError(f"task {name} has the observation space {_shown(observations)}, which shows nothing")
+    if getattr(env.spec, "max_episode_steps", None) is None:
+        raise UserError(
+            f"task {name} has no time limit, so an episode may never end; add one to its env_kwargs in conf/task, such "
+            "as max_episode_steps: 1000"
+        )
+    if len(observations.shape or ()) != 1:
+        env = FlattenObservation(env)
+    return env if observations.dtype in (np.float32, np.float64) else DtypeObservation(env, "float32")
+
+
+def _said(error: Exception) -> str:
+    """The first line of an error, with its kind where the line is not made to be read alone."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    told = isinstance(error, gym.error.Error | TypeError | ValueError | OSError | ImportError)
+    return line if told or line == type(error).__name__ else f"{type(error).__name__}: {line}"
+
+
+def _shown(space: gym.Space) -> str:
+    """A space in one line."""
+    return " ".join(str(space).split())
 
 
 def task_spaces(task: Mapping[str, Any]) -> tuple[Box, Box]:
-    """The observation and the action space of a task, with the errors of :func:`make_env`."""
+    """The observation and the action space of a task, with the errors of :func:`make_env`.
+
+    One step is played, so that an environment that can be made and not played is refused before the work.
+    """
     env = make_env(task)
     observations, actions = env.observation_space, env.action_space
-    env.close()
     assert isinstance(observations, Box)
     assert isinstance(actions, Box)
+    try:
+        shown, _ = env.reset(seed=0)
+        following, reward, terminated, truncated, _ = env.step(to_env_actions(np.zeros(actions.shape), actions))
+        float(reward), bool(terminated), bool(truncated)
+    except Exception as error:  # an environment may raise anything
+        raise UserError(f"task {task['name']} cannot be played: {_said(error)}; check {task['env_id']}") from error
+    for observation in (shown, following):
+        if not isinstance(observation, np.ndarray) or observation.shape != observations.shape:
+            kind = f"a {type(observation).__name__} of shape {np.shape(observation)}"
+            raise UserError(
+                f"task {task['name']} shows {kind} in place of an array of shape {observations.shape}; check "
+                f"{task['env_id']}"
+            )
+    env.close()
     return observations, actions
 
 

@@ -29,7 +29,7 @@ def pack(value: Any) -> Any:
     Raises:
         NotPlain: it is, or holds, an object of another kind.
     """
-    if isinstance(value, np.ndarray | np.generic) and value.dtype != object:
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufc":
         return {"numpy": torch.from_numpy(np.array(value)), "scalar": isinstance(value, np.generic)}
     if isinstance(value, torch.Generator):
         return value.get_state()
@@ -41,9 +41,10 @@ def pack(value: Any) -> Any:
         return value
     if isinstance(value, torch.Tensor):
         return value.clone()
-    if isinstance(value, list | tuple):
+    # Not their subclasses, such as named tuples, which cannot all be made from their items.
+    if type(value) in (list, tuple):
         return type(value)(pack(item) for item in value)
-    if isinstance(value, dict):
+    if type(value) is dict:
         return {pack(key): pack(item) for key, item in value.items()}
     raise NotPlain(type(value).__name__)
 

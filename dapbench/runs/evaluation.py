@@ -14,6 +14,7 @@ from dapbench.ppo import PPO
 from dapbench.rl.environments import env_seeds, make_envs, to_env_actions
 
 EVALUATION_STREAM = 1
+REMEDY = "copy or pull it again, or remove it and train the run again"
 
 
 def evaluate(module: PPO, episodes: int, seed: int) -> list[float]:
@@ -49,14 +50,25 @@ def load_run(run_dir: Path) -> PPO:
     path = run_dir / "model.ckpt"
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}; dapbench train out={run_dir} makes one (or: dvc pull)")
-    checkpoint = read_checkpoint(path, "dapbench checkpoint", ("config", "state_dict"), "train the run again")
-    module = module_class(checkpoint["config"])(checkpoint["config"])
+    checkpoint = read_checkpoint(path, "dapbench checkpoint", ("config", "state_dict"), REMEDY)
+    config = checkpoint["config"]
+    method = module_class(config)
+    try:
+        method.read_settings(config)
+    except UserError as error:
+        raise foreign(path, error) from error
+    module = method(config)
     try:
         module.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"the weights of {path} do not fit its method ({reason}); train the run again") from error
+        raise foreign(path, error) from error
     return module
+
+
+def foreign(path: Path, error: Exception) -> UserError:
+    """The error for a sound checkpoint that this code does not fit."""
+    reason = " ".join(str(error).split())
+    return UserError(f"{path} is of other code than this ({reason}); use the version of dapbench that made it")
 
 
 def module_class(config: Mapping[str, Any]) -> type[PPO]:

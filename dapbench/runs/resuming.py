@@ -11,12 +11,12 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from dapbench.checkpoints import read_checkpoint
+from dapbench.checkpoints import read_checkpoint, write_checkpoint
 from dapbench.errors import UserError
-from dapbench.files import whole
+from dapbench.files import Withheld, whole
 from dapbench.ppo import PPO
 from dapbench.rl.snapshots import NotPlain, pack
-from dapbench.runs.run_directory import PACKAGES, stated
+from dapbench.runs.run_directory import PACKAGES, RESULTS, stated
 from dapbench.sources import sources
 
 NAME = "resume.ckpt"
@@ -32,7 +32,7 @@ class PlainCheckpoints(TorchCheckpointIO):
             NotPlain: something in it is an object of another kind.
         """
         packed = {name: content if name == "state_dict" else pack(content) for name, content in checkpoint.items()}
-        super().save_checkpoint(packed, path, storage_options)
+        write_checkpoint(Path(path), packed)
 
 
 class Resume(pl.Callback):
@@ -50,11 +50,17 @@ class Resume(pl.Callback):
         self.saved_epoch = 0
 
     def found(self) -> Path | None:
-        """The checkpoint to go on from; one of other code, settings or inputs, or a damaged one, is of no use."""
+        """The checkpoint to go on from; one of other code, settings or inputs, or a damaged one, is of no use.
+
+        Raises:
+            Withheld: there is one that cannot be read for now.
+        """
         if not self.path.is_file():
             return None
         try:
             content = read_checkpoint(self.path, "saved run", ("fingerprint", "epoch", "run"), "it starts over")
+        except Withheld:
+            raise  # starting over would write over it
         except UserError as error:
             print(error, file=sys.stderr)
             return None
@@ -70,9 +76,10 @@ class Resume(pl.Callback):
         return str(self.path) if self.saved_epoch else None
 
     def remove(self) -> None:
-        """Removes what only a stopped run needs, with what a killed one may have left half-written."""
-        for path in self.path.parent.glob(f"*{NAME}*"):
-            path.unlink()
+        """Removes what a killed run may have left half-written, and last what only a stopped run needs."""
+        half_written = (path for name in (*RESULTS, NAME) for path in self.path.parent.glob(f".{name}.*"))
+        for path in (*half_written, self.path):
+            path.unlink(missing_ok=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: PPO) -> None:
         """Saves the run, if its time has come."""
@@ -84,6 +91,8 @@ class Resume(pl.Callback):
                 with whole(self.path) as temporary:
                     trainer.save_checkpoint(temporary)
                 self.saved_epoch = done
+            except UserError as error:
+                print(f"{error}; the run goes on, from {self.last_good() or 'its start'} if stopped", file=sys.stderr)
             except NotPlain as error:
                 self.every = 0
                 print(
@@ -102,7 +111,8 @@ def fingerprint(module: PPO) -> str:
     """A hash of all that a run's results depend on: settings, inputs, code and the versions of what it uses."""
     parts = [json.dumps(stated(module.config), sort_keys=True), *(f"{name} {version(name)}" for name in PACKAGES)]
     digest = hashlib.sha256("\n".join(parts).encode())
-    for path in sorted({*_code(module), *_inputs(module.config)}):
+    # In an order that does not depend on where the project lies.
+    for path in (*_code(module), *sorted(_inputs(module.config))):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -18,6 +18,7 @@ from dapbench.curves import alc
 from dapbench.files import write_json, write_text
 
 FINAL_EPISODES = 100
+RESULTS = ("curve.csv", "summary.json", "timing.json", "model.ckpt")  # what a finished run leaves
 PROFILE_KEYS = ("name", "epochs", "epoch_steps", "schedule_epochs", "eval_episodes")
 LOGS_KEYS = ("quality", "transitions", "env_steps", "return_mean", "source")
 # Keys of a configuration that say where and how, not what.
@@ -82,8 +83,8 @@ def summarize(
         "alc40": None if math.isnan(area) else area,
         "final_return": float(np.mean(last)) if len(last) else None,
         "final_episodes": len(last),
-        "eval_return": float(np.mean(evaluation)),
-        "eval_std": float(np.std(evaluation)),
+        "eval_return": float(np.mean(evaluation)) if np.isfinite(evaluation).all() else None,
+        "eval_std": float(np.std(evaluation)) if np.isfinite(evaluation).all() else None,
         "eval_episodes": len(evaluation),
         "logs": logs and {key: logs.get(key) for key in LOGS_KEYS},
         "config": stated(config),
@@ -96,8 +97,10 @@ def stated(config: Mapping[str, Any]) -> dict[str, Any]:
     return settings | {"profile": {key: config["profile"][key] for key in PROFILE_KEYS}}
 
 
-def write_timing(path: Path, seconds: Mapping[str, float], wall: float, steps_per_second: float) -> None:
-    """Writes timing.json: speed, memory, where the time went, versions and machine."""
+def write_timing(
+    path: Path, seconds: Mapping[str, float], wall: float, steps_per_second: float, fingerprint: str
+) -> None:
+    """Writes timing.json: speed, memory, where the time went, versions, machine, and the run's ``fingerprint``."""
     on_gpu = torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0
     kib_or_bytes = 1 if sys.platform == "darwin" else 1024
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kib_or_bytes
@@ -105,6 +108,7 @@ def write_timing(path: Path, seconds: Mapping[str, float], wall: float, steps_pe
         "steps_per_second": steps_per_second,
         "wall_seconds": wall,
         "seconds": {name: round(value, 4) for name, value in seconds.items()},
+        "fingerprint": fingerprint,
         "peak_memory_bytes": torch.cuda.max_memory_allocated() if on_gpu else resident,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "machine": {

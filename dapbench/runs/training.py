@@ -1,7 +1,9 @@
 """`dapbench train`: compose → check → build → fit → evaluate → write the run directory."""
 
+import json
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from dapbench.ppo import PPO, Divergence
 from dapbench.runs.evaluation import evaluate, module_class
 from dapbench.runs.progress import Progress
 from dapbench.runs.resuming import PlainCheckpoints, Resume
-from dapbench.runs.run_directory import curve_row, summarize, write_curve, write_timing
+from dapbench.runs.run_directory import RESULTS, curve_row, summarize, write_curve, write_timing
 from dapbench.settings import check_choice, check_number
 
 
@@ -101,20 +103,34 @@ def fit(module: PPO, callbacks: list[pl.Callback], resume_from: Path | None = No
     return trainer
 
 
-def train(config: dict[str, Any]) -> None:
-    """Runs one cell and writes its run directory: curve.csv, summary.json, timing.json and model.ckpt.
+def train(config: dict[str, Any], record: Callable[[Path], Any] | None = None) -> None:
+    """Runs one cell and writes its run directory: curve.csv, timing.json, model.ckpt and, last of them, summary.json.
+
+    Whatever ends the process, the same command goes on from there: what a stopped run goes on from is removed last, and
+    a run that has ended is recorded and nothing else.
+
+    Args:
+        config: as composed.
+        record: is given the run directory once all is there, or ``failure.json`` is.
 
     Raises:
         UserError: bad input, an occupied run directory, or divergence (``failure.json`` then says where).
     """
     start = time.perf_counter()
     out = Path(config["out"])
-    if (out / "summary.json").exists():
-        raise UserError(f"out={out} already holds a finished run; choose another folder or remove it")
+    ended = ended_run(out)
     require_writable(out)
     check_number("checkpoint_epochs", config["checkpoint_epochs"], 0, 10**9, integer=True)
     module, curve = build(config), Curve()
     resume = Resume(module, config["checkpoint_epochs"])
+    if ended not in (None, resume.fingerprint):
+        raise occupied(out)
+    if ended and all((out / name).is_file() for name in RESULTS):
+        print(f"out={out} holds this very run already", file=sys.stderr)
+        if record is not None:
+            record(out)
+        resume.remove()
+        return
     (out / "failure.json").unlink(missing_ok=True)  # an earlier try may have left it
     module.clock.seconds["startup"] = time.perf_counter() - start
     identity = {"task": config["task"]["name"], "method": config["method"]["name"], "seed": config["seed"]}
@@ -125,16 +141,46 @@ def train(config: dict[str, Any]) -> None:
         epoch = len(curve.rows) + 1
         failure = identity | {"epoch": epoch, "quantity": error.quantity, "message": str(error)}
         write_json(out / "failure.json", failure | {"last_good_checkpoint": resume.last_good()})
+        if record is not None:
+            record(out)
         run = f"{identity['task']} {identity['method']} seed {identity['seed']}"
         left = resume.last_good() or f"none, the first is saved after epoch {resume.every}"
         raise UserError(f"{run} stopped in epoch {epoch}: {error} (last good checkpoint: {left})") from error
     speed = curve.steps_per_second(module)
+
+    def time_it() -> None:
+        wall = time.perf_counter() - start
+        write_timing(out / "timing.json", module.clock.seconds, wall, speed, resume.fingerprint)
+
     with module.clock("evaluation"):
         evaluation = evaluate(module, config["profile"]["eval_episodes"], config["seed"])
     with module.clock("checkpoint"), whole(out / "model.ckpt") as temporary:
         trainer.save_checkpoint(temporary)
     write_curve(out / "curve.csv", curve.rows)
+    time_it()
     summary = summarize(module.config, curve.rows, curve.returns, evaluation, module.logs_description())
     write_json(out / "summary.json", summary)
-    write_timing(out / "timing.json", module.clock.seconds, time.perf_counter() - start, speed)
+    if record is not None:
+        with module.clock("tracking"):
+            record(out)
+        time_it()
     resume.remove()
+
+
+def ended_run(out: Path) -> str | None:
+    """The fingerprint of the run that has ended in ``out``; None where none has.
+
+    Raises:
+        UserError: there is one that does not say what it is.
+    """
+    if not (out / "summary.json").exists():
+        return None
+    try:
+        return str(json.loads((out / "timing.json").read_text(encoding="utf-8"))["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise occupied(out) from error
+
+
+def occupied(out: Path) -> UserError:
+    """The error for a run directory of another run."""
+    return UserError(f"out={out} already holds a finished run; choose another folder or remove it")

@@ -113,11 +113,10 @@ def film(module: "PPO", seconds: float, fps: int, width: int, height: int, seed:
             if terminated or truncated:
                 observation, _ = env.reset()
         try:
-            drawn = env.render()
+            frame = Image.fromarray(np.asarray(env.render(), dtype=np.uint8))
         except Exception as error:  # each backend and library has errors of its own
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"cannot draw task {task['name']}: {reason}; try MUJOCO_GL=egl") from error
-        frame = Image.fromarray(np.asarray(drawn, dtype=np.uint8))
         frame.thumbnail((width, height))
         frames.append(frame)
     env.close()

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from dapbench.config import choices
 from dapbench.errors import UserError
-from dapbench.files import write_json, write_text
+from dapbench.files import require_writable, write_json, write_text
 from dapbench.settings import check_number
 
 BASELINE = "ppo"
@@ -49,20 +49,24 @@ def one_core() -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def budget_arguments(config: dict[str, Any], folder: Path) -> list[str]:
+def run_arguments(config: dict[str, Any], folder: Path) -> list[str]:
     """Arguments of ``dapbench train`` for runs of ``overhead_epochs`` with one episode of evaluation.
 
     Schedules are squeezed into them, so that each of a method's phases has its share of the time as in a whole run.
     """
+    # The task as it is composed here, under a name that conf/ does not have: it may be changed on the command line.
+    write_text(folder / "conf/task/timed_by_overhead.yaml", yaml.safe_dump(config["task"]))
+    arguments = ["task=timed_by_overhead", f"device={config['device']}", f"--config-dir={folder / 'conf'}"]
     epochs = config["profile"]["overhead_epochs"]
     profile, budget = config["profile"], {"epochs": epochs, "schedule_epochs": epochs, "eval_episodes": 1}
     if config["params"] is None:
-        return [f"profile={profile['name']}", *(f"profile.{key}={value}" for key, value in budget.items())]
+        return [*arguments, f"profile={profile['name']}", *(f"profile.{key}={value}" for key, value in budget.items())]
     # A params file would bring the profile's own numbers back, so the runs get a copy of it with these.
     params = yaml.safe_load(Path(config["params"]).read_text(encoding="utf-8"))
     params["profile"] |= budget
+    params["task"][config["task"]["name"]] = config["task"]
     write_text(folder / "params.yaml", yaml.safe_dump(params))
-    return [f"profile={profile['name']}", f"params={folder / 'params.yaml'}"]
+    return [*arguments, f"profile={profile['name']}", f"params={folder / 'params.yaml'}"]
 
 
 def train_once(arguments: list[str], method: str, out: Path) -> dict[str, Any]:
@@ -102,11 +106,12 @@ def overhead(config: dict[str, Any]) -> None:
     for method in methods:
         if method not in choices("method"):
             raise UserError(f"unknown method '{method}' in methods; choose one of {', '.join(choices('method'))}")
+    require_writable(Path(config["out"]))
     runs: list[dict[str, Any]] = []
     bar = tqdm(total=(profile["overhead_pairs"] + 1) * len(methods), desc=f"overhead {config['task']['name']}")
     with tempfile.TemporaryDirectory() as name, one_core(), bar:
         folder = Path(name)
-        arguments = [f"task={config['task']['name']}", f"device={config['device']}", *budget_arguments(config, folder)]
+        arguments = run_arguments(config, folder)
         for repeat in range(profile["overhead_pairs"] + 1):
             for method in methods:
                 timing = train_once(arguments, method, folder / str(repeat) / method)

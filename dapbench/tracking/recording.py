@@ -6,12 +6,10 @@ SQLite database take turns through a lock file, so that any number of them can e
 
 import argparse
 import gc
-import json
 import logging
 import os
 import sqlite3
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -43,24 +41,9 @@ def train(config: dict[str, Any]) -> None:
     Raises:
         UserError: what training finds wrong; a run that diverged is recorded first.
     """
-    from dapbench.runs.run_directory import write_timing
     from dapbench.runs.training import train as train_alone
 
-    start = time.perf_counter()
-    out = Path(config["out"])
-    try:
-        train_alone(config)
-    except UserError:
-        if config["tracking"] and (out / "failure.json").exists():
-            track(out)
-        raise
-    if config["tracking"]:
-        trained = time.perf_counter()
-        track(out)
-        now = time.perf_counter()
-        timing = json.loads((out / "timing.json").read_text(encoding="utf-8"))
-        seconds = timing["seconds"] | {"tracking": now - trained}
-        write_timing(out / "timing.json", seconds, now - start, timing["steps_per_second"])
+    train_alone(config, track if config["tracking"] else None)
 
 
 def prepare(uri: str | None = None) -> None:

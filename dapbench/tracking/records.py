@@ -54,7 +54,7 @@ def read_run(run_dir: Path) -> Record:
         rows = list(csv.DictReader(curve.read_text(encoding="utf-8").splitlines())) if curve.exists() else []
         timing = json.loads(times.read_text(encoding="utf-8")) if times.exists() else {}
         end = int(ending.stat().st_mtime * 1000)
-        start = end - int(1000 * timing.get("wall_seconds", 0.0))
+        start = max(0, end - int(1000 * timing.get("wall_seconds", 0.0)))  # a clock may be wrong; MLflow takes no less
         metrics = []
         for row in rows:
             # Epochs take about equally long; MLflow's time axis needs no more.

@@ -121,8 +121,11 @@ def test_bad_input_is_one_line(small: Small, tmp_path: Path, override: str, mess
 
 def test_a_finished_run_is_not_overwritten(small: Small, tmp_path: Path) -> None:
     out = run(small, tmp_path / "run", "task=reacher")
+    before = (out / "timing.json").read_bytes()
     with pytest.raises(UserError, match="already holds a finished run"):
-        run(small, out, "task=reacher")
+        run(small, out, "task=reacher", "seed=1")
+    run(small, out, "task=reacher")  # the very same is there already
+    assert (out / "timing.json").read_bytes() == before
 
 
 def test_divergence_names_epoch_and_quantity(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ class Blind(Painted):
 def module() -> Any:
     """A stand-in for a policy on Painted."""
     for name, made in (("Painted", Painted), ("Blind", Blind)):
-        gym.register(f"dapbench_test/{name}-v0", made)
+        gym.register(f"dapbench_test/{name}-v0", made, max_episode_steps=100)
     task = {"name": "painted", "env_id": "dapbench_test/Painted-v0", "env_kwargs": {}}
     yield SimpleNamespace(
         config={"task": task}, action_space=Painted.action_space, mean_action=lambda: lambda observations: observations

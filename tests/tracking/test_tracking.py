@@ -181,9 +181,10 @@ def test_training_is_recorded_and_its_time_stated(uri: str, tmp_path: Path, smal
 def test_a_run_that_diverges_is_recorded(
     uri: str, tmp_path: Path, small: Callable[..., dict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def diverge(config: dict) -> None:
+    def diverge(config: dict, record: Callable[[Path], bool]) -> None:
         make_run(tmp_path / "run", message="the loss is not finite")
         (tmp_path / "run" / "summary.json").rename(tmp_path / "run" / "failure.json")
+        record(tmp_path / "run")
         raise UserError("the loss is not finite")
 
     monkeypatch.setattr(training, "train", diverge)
