@@ -17,7 +17,9 @@ from dapbench.errors import UserError
 from dapbench.sources import dependencies
 
 GROUPS = ("task", "method", "logs", "prior")
-STAGES = ("collect", "pretrain", "online", "overhead", "showcase", "report")
+MEASURED = ("pretrain", "online", "overhead")  # the stages that leave metrics
+STAGES = ("collect", *MEASURED, "showcase", "report", *(f"{stage}_in_git" for stage in MEASURED))
+IN_GIT = ("paper",)  # the profiles whose metrics and plots git keeps, as .gitignore has it
 SHOWN = ("ppo", "ppo_dap")  # the methods whose policies and priors the report shows
 
 NUM_DEPS = 16  # dvc.yaml has so many slots for each stage
@@ -84,7 +86,7 @@ class _Catalogue:
 
     def _add_report(self) -> None:
         made_by = {"runs": "online", "priors": "pretrain", "overhead": "overhead", "showcase": "showcase"}
-        data = [f"{self._results}/{folder}" for folder, stage in made_by.items() if self._stages[stage]]
+        data = [f"{self._results}/{folder}" for folder, stage in made_by.items() if self._group(stage)]
         self._add("report", "", {"out": f"{self._results}/report"}, ["dapbench.report.build"], ["analysis", *data])
 
     def _start(self, task: str, method: str) -> list[str]:
@@ -119,7 +121,12 @@ class _Catalogue:
     def _add(self, stage: str, key: str, cell: Cell, modules: Iterable[str], data: Iterable[str]) -> None:
         """Adds a cell that runs the code of ``modules`` on the files ``data``."""
         deps = _filled([*self._code(*modules), *sorted(set(data))], self._root, f"{stage} {key}")
-        self._stages[stage][self._key(key)] = {"profile": self._profile.name, **cell, "deps": deps}
+        self._group(stage)[self._key(key)] = {"profile": self._profile.name, **cell, "deps": deps}
+
+    def _group(self, stage: str) -> dict[str, Cell]:
+        """The cells of a stage, under the name that the stage has in dvc.yaml for this profile."""
+        in_git = stage in MEASURED and self._profile.name in IN_GIT
+        return self._stages[f"{stage}_in_git" if in_git else stage]
 
     def _key(self, rest: str) -> str:
         return f"{self._profile.name}-{rest}" if rest else str(self._profile.name)
