@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +54,12 @@ class Experiments:
 
 
 @pytest.fixture(scope="module")
-def experiments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Experiments]:
+def experiments(tmp_path_factory: pytest.TempPathFactory) -> Experiments:
     made = Experiments(tmp_path_factory.mktemp("experiments"), ONLY_PPO)
     assert made.project.repro(*ONLY_PPO[1:]).returncode == 0
     for name, gamma in (("a", 0.5), ("b", 0.25)):
         made.run(name, gamma, "online@tiny-hopper-ppo-0")
-    yield made
+    return made
 
 
 def test_show_has_the_metrics_of_each_experiment(experiments: Experiments) -> None:
