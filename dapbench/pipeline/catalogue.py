@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from dapbench import profiles
 from dapbench.errors import UserError
+from dapbench.settings import check_number
 from dapbench.sources import dependencies
 
 GROUPS = ("task", "method", "logs", "prior")
@@ -21,6 +22,10 @@ MEASURED = ("pretrain", "online", "overhead")  # the stages that leave metrics
 STAGES = ("collect", *MEASURED, "showcase", "report", *(f"{stage}_in_git" for stage in MEASURED))
 IN_GIT = ("paper",)  # the profiles whose metrics and plots git keeps, as .gitignore has it
 SHOWN = ("ppo", "ppo_dap")  # the methods whose policies and priors the report shows
+COUNTS = (  # a profile's sizes
+    *("epochs", "epoch_steps", "schedule_epochs", "eval_episodes", "behaviour_epochs", "log_transitions"),
+    *("prior_batches", "overhead_epochs", "overhead_pairs"),
+)
 
 NUM_DEPS = 16  # dvc.yaml has so many slots for each stage
 
@@ -149,9 +154,17 @@ class _Catalogue:
     def _check(self) -> None:
         """Refuses a profile with unknown or no cells, and a file of conf/ whose name is not its own."""
         where = f"profile {self._profile.name}"
-        for key in ("tasks", "methods", "seeds"):
-            if not self._profile[key]:
+        if not isinstance(self._profile.name, str) or not self._profile.name.isidentifier():
+            raise UserError(f"profile.name={self._profile.name} is not a word, such as that of a file of conf/profile")
+        for key in ("tasks", "methods", "seeds", "overhead_tasks"):
+            if not isinstance(self._profile[key], ListConfig):
+                raise UserError(f"profile.{key}={self._profile[key]} is not a list; say 'profile.{key}=[...]'")
+            if not self._profile[key] and key != "overhead_tasks":
                 raise UserError(f"{where} has no {key}: profile.{key} needs at least one")
+        for seed in self._profile.seeds:
+            check_number("profile.seeds", seed, 0, 2**31 - 1, integer=True)
+        for key in COUNTS:
+            check_number(f"profile.{key}", self._profile[key], 1, 10**9, integer=True)
         for run in profiles.runs(self._profile):
             self._known("task", run.task, where)
             self._known("method", run.method, where)
@@ -159,6 +172,10 @@ class _Catalogue:
             self._known("task", task, where)
         for group in GROUPS:
             for stem, config in self._params[group].items():
+                if not isinstance(config, DictConfig):
+                    raise UserError(
+                        f"{group}.{stem}={config} is in place of all settings; set one: {group}.{stem}.KEY=..."
+                    )
                 if config.get("name") != stem:
                     raise UserError(f"conf/{group}/{stem}.yaml says name: {config.get('name')}; write name: {stem}")
 

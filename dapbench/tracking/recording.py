@@ -5,7 +5,6 @@ SQLite database take turns through a lock file, so that any number of them can e
 experiments and runs in MLflow's UI, the next run is recorded all the same.
 """
 
-import argparse
 import gc
 import json
 import logging
@@ -19,6 +18,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dapbench.arguments import Parser
 from dapbench.errors import UserError
 from dapbench.files import whole
 from dapbench.tracking.records import OWN_TAGS, Record, line, read_report, read_run
@@ -100,13 +100,16 @@ def track_command(argv: list[str]) -> int:
     """`dapbench track`: records every run directory below a folder."""
     from tqdm import tqdm
 
-    parser = argparse.ArgumentParser(
-        prog="dapbench track",
+    parser = Parser(
+        "dapbench track",
         description="Record finished and failed run directories in MLflow, where they replace their earlier records.",
         epilog=f"MLFLOW_TRACKING_URI names the server or database; without it, it is {DEFAULT_URI}.",
     )
-    parser.add_argument("folder", type=Path, help="a run directory, or a folder with some below it: results/quick")
-    folder = parser.parse_args(argv).folder
+    parser.add_argument("folder", help="a run directory, or a folder with some below it: results/quick")
+    given = parser.parse_args(argv).folder
+    folder = Path(given)
+    if not given or not folder.is_dir():
+        raise UserError(f"'{given}' is not a folder; give one with run directories, such as results/quick")
     run_dirs = sorted({file.parent for name in ("summary", "failure") for file in folder.rglob(f"{name}.json")})
     run_dirs = [run_dir for run_dir in run_dirs if "mlartifacts" not in run_dir.relative_to(folder).parts]
     if not run_dirs:
