@@ -13,11 +13,12 @@ export PYTHONDONTWRITEBYTECODE =
 setup: .venv/.installed
 
 # Scripts name their Python by its path, so that a folder that was moved or copied needs another .venv.
-FIT := $(shell grep -qsF "$$(pwd -P)/.venv/bin/python" $(BIN)/pip && \
+FIT := $(shell grep -qsF -e "$$(pwd -P)/.venv/bin/python" -e "$$(cd .venv 2>/dev/null && pwd -P)/bin/python" $(BIN)/pip && \
 	$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo yes)
 
 remade:
 	@test -n "$(PYTHON)" || { echo "dapbench needs Python 3.11 or newer: install one, or name it by make PYTHON=..." >&2; exit 1; }
+	@test ! -L .venv || { echo ".venv is a link to an environment that does not work here: remove the link" >&2; exit 1; }
 	@test ! -e .venv || echo ".venv is made anew: it has no working Python 3.11 with pip, or was made in another folder"
 	@$(PYTHON) -m venv --clear .venv
 

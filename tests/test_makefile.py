@@ -141,3 +141,14 @@ def test_other_requirements_are_installed_into_the_same_venv(checkout: Checkout)
     later = (checkout.root / ".venv/.installed").stat().st_mtime + 10
     os.utime(checkout.root / "constraints.txt", (later, later))
     assert checkout.setup() == (0, ["install"])
+
+
+def test_a_link_to_an_environment_elsewhere_is_used_and_never_cleared(checkout: Checkout, tmp_path: Path) -> None:
+    other = checkout.root.rename(tmp_path / "other")
+    shutil.copytree(other, checkout.root, ignore=shutil.ignore_patterns(".venv"))
+    (checkout.root / ".venv").symlink_to(other / ".venv")
+    (other / ".venv/bin/pip").write_text(f"#!{other}/.venv/bin/python\n")
+    assert checkout.setup() == (0, [])
+    (other / ".venv/bin/pip").unlink()
+    assert checkout.setup() == (2, [])
+    assert (other / ".venv/bin/python").exists()
