@@ -43,7 +43,7 @@ def choices(group: str) -> list[str]:
     A leading underscore marks what others build on.
     """
     folders = [CONF, own_conf() or CONF]
-    return sorted({path.stem for folder in folders for path in (folder / group).glob("[!_]*.yaml")})
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("[!_.]*.yaml")})
 
 
 def search_path() -> list[str]:

@@ -34,7 +34,7 @@ Cell = dict[str, Any]
 
 def names(conf: Path, group: str) -> list[str]:
     """The choices of a group of ``conf``; a file whose name starts with ``_`` is only a base of others."""
-    return sorted(path.stem for path in (conf / group).glob("[!_]*.yaml"))
+    return sorted(path.stem for path in (conf / group).glob("[!_.]*.yaml"))
 
 
 def register(conf: Path) -> None:
@@ -191,7 +191,7 @@ def _filled(deps: list[str], root: Path, cell: str) -> list[str]:
 
     It is filled up with files of the folders that it names: nothing is stale for them that is not so anyway.
     """
-    files = (file for dep in deps for file in sorted((root / dep).glob("*.py")) if file.stat().st_size)
+    files = (file for dep in deps for file in sorted((root / dep).glob("[!.]*.py")) if file.stat().st_size)
     filling = itertools.islice(files, max(0, NUM_DEPS - len(deps)))
     filled = [*deps, *(file.relative_to(root).as_posix() for file in filling)]
     if len(filled) != NUM_DEPS:

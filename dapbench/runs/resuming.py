@@ -118,4 +118,4 @@ def _inputs(config: Mapping[str, Any]) -> Iterator[Path]:
     folders = {"logs": config["logs_dir"], "prior": config["prior_dir"]}
     folder = folders.get(config["method"]["starts_from"])
     if folder is not None:
-        yield from (path for path in Path(folder).rglob("*") if path.is_file())
+        yield from (path for path in Path(folder).rglob("[!.]*[!~]") if path.is_file())  # not what editors leave
