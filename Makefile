@@ -8,14 +8,22 @@ BIN := .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: setup repro smoke test check mlflow
+.PHONY: setup remade repro smoke test check mlflow
 
 setup: .venv/.installed
 
-.venv/.installed: pyproject.toml constraints.txt
+# Scripts name their Python by its path, so that a folder that was moved or copied needs another .venv.
+FIT := $(shell grep -qsF -e "$$(pwd -P)/.venv/bin/python" -e "$$(cd .venv 2>/dev/null && pwd -P)/bin/python" $(BIN)/pip && \
+	$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo yes)
+
+remade:
 	@test -n "$(PYTHON)" || { echo "dapbench needs Python 3.11 or newer: install one, or name it by make PYTHON=..." >&2; exit 1; }
+	@test ! -L .venv || { echo ".venv is a link to an environment that does not work here: remove the link" >&2; exit 1; }
+	@test ! -e .venv || echo ".venv is made anew: it has no working Python 3.11 with pip, or was made in another folder"
+	@$(PYTHON) -m venv --clear .venv
+
+.venv/.installed: pyproject.toml constraints.txt $(if $(FIT),,remade)
 	@echo "installing into .venv; this takes a few minutes the first time"
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(PIP_INSTALL) -e .
 	@touch $@
 

@@ -10,11 +10,8 @@ from typing import Any
 
 from dapbench.config import CONF, choices, run_command
 from dapbench.errors import UserError
-<<<<<<< HEAD
-from dapbench.surroundings import settle
-=======
 from dapbench.files import withheld
->>>>>>> odd-b
+from dapbench.surroundings import settle
 
 # Sub-command: what it does, and its function (module:name). Where conf/ has a file of the command's name, Hydra
 # composes the function's configuration from it; the others read their arguments themselves.

@@ -13,6 +13,10 @@ from dapbench.errors import UserError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+# What these keys are, in every command that has them; a path may be null where the command's file in conf/ says null.
+PATHS = ("run", "out", "logs_dir", "prior_dir", "params")
+SWITCHES = ("compile", "json", "tracking")
+
 HERE = Path(__file__).resolve().parent
 # dapbench's own conf/: part of the package where it is installed, beside it in a checkout.
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
@@ -39,7 +43,7 @@ def choices(group: str) -> list[str]:
     A leading underscore marks what others build on.
     """
     folders = [CONF, own_conf() or CONF]
-    return sorted({path.stem for folder in folders for path in (folder / group).glob("[!_]*.yaml")})
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("[!_.]*.yaml")})
 
 
 def search_path() -> list[str]:
@@ -85,7 +89,7 @@ def run_command(name: str, function: Callable[[dict[str, Any]], Any], argv: list
     def main(composed: Any) -> None:
         # Kept until Hydra is done: it would print a line of its own, and end a sweep at its first failure.
         try:
-            function(resolved(composed))
+            function(checked(name, composed))
         except MissingMandatoryValue as error:
             failures.append(UserError(f"{error.full_key} is not set; say {error.full_key}=VALUE (see --help)"))
         except UserError as error:
@@ -96,6 +100,7 @@ def run_command(name: str, function: Callable[[dict[str, Any]], Any], argv: list
     overrides = [argument for argument in argv if not argument.startswith("-") and "=" in argument]
     flags = [argument for argument in argv if argument not in overrides]
     try:
+        check_choices(overrides)
         with _sweep_folder(flags) as sweep:
             sys.argv = [f"dapbench {name}", *overrides, *search_path(), *HYDRA_OVERRIDES, *sweep, *flags]
             hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(main)()
@@ -117,6 +122,60 @@ def _sweep_folder(flags: list[str]) -> Iterator[list[str]]:
         return
     with tempfile.TemporaryDirectory() as folder:
         yield [f"hydra.sweep.dir={_quoted(folder)}"]
+
+
+def check_choices(overrides: list[str]) -> None:
+    """Refuses a choice of a group of conf/ that is no word, such as ``task=0`` or ``task=[ant]``.
+
+    Raises:
+        UserError: names the choices.
+        HydraException: an override is malformed.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import ChoiceSweep
+
+    for override in OverridesParser.create().parse_overrides(overrides):
+        value = override.value()
+        for choice in value.list if isinstance(value, ChoiceSweep) else [value]:
+            if (CONF / override.key_or_group).is_dir() and not isinstance(choice, str):
+                raise unknown(
+                    override.key_or_group, (override.input_line or "").partition("=")[2], choices(override.key_or_group)
+                )
+
+
+def checked(command: str, composed: "DictConfig") -> dict[str, Any]:
+    """A command's composed configuration as plain values, its paths and switches checked.
+
+    Raises:
+        UserError: names the bad value and the valid ones.
+    """
+    check_paths(command, composed)
+    config = resolved(composed)
+    for key in SWITCHES:
+        if not isinstance(config.get(key, True), bool):
+            raise UserError(f"{key}={config[key]} is not one of true, false")
+    return config
+
+
+def check_paths(command: str, composed: "DictConfig") -> None:
+    """Refuses a path of a command's configuration that is no text.
+
+    Raises:
+        UserError: names the key and what may be said.
+    """
+    import yaml
+    from omegaconf import OmegaConf
+
+    stated = yaml.safe_load((CONF / f"{command}.yaml").read_text(encoding="utf-8"))
+    for key in PATHS:
+        if key not in stated or OmegaConf.is_missing(composed, key):
+            continue
+        path = composed[key]
+        if path is None and stated[key] is None:
+            continue
+        if not isinstance(path, str) or not path:
+            example = f"{key}=./{path}" if isinstance(path, int | float) else f"{key}=FOLDER"
+            raise UserError(f"{key}={path} is not a path; say {example}{' or null' if stated[key] is None else ''}")
 
 
 def unknown(group: str, choice: str, valid: list[str]) -> UserError:
@@ -151,12 +210,17 @@ def slices_of(path: Path, composed: "DictConfig") -> dict[str, Any]:
     named = {group: composed[group].name for group in groups if "name" in (composed.get(group) or {})}
     try:
         params = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(params, dict):
+            raise TypeError("it is no mapping")
         slices = {g: params[g] if g in ("profile", "behaviour") else params[g][name] for g, name in named.items()}
     except OSError as error:
         raise UserError(f"cannot read params={path}: {error.strerror}; dapbench repro composes it") from error
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise UserError(f"params={path} lacks what this command needs ({error}); dapbench repro composes it") from error
-    if slices["profile"]["name"] != named["profile"]:
+    except (yaml.YAMLError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"params={path} lacks what this command needs ({reason}); dapbench repro composes it"
+        ) from error
+    if "profile" in named and slices["profile"]["name"] != named["profile"]:
         given = slices["profile"]["name"]
         raise UserError(f"params={path} is of profile {given}; compose it anew for profile={named['profile']}")
     return slices

@@ -86,6 +86,17 @@ def require_writable(folder: Path) -> None:
         raise UserError(f"cannot write {folder}: {existing} {reason}; choose another folder")
 
 
+def require_writable_file(path: Path) -> None:
+    """Refuses an output file that is a folder, or whose folder cannot be made or written to.
+
+    Raises:
+        UserError: names what is in the way.
+    """
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder; name a file")
+    require_writable(path.parent)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes ``text`` to ``path`` as UTF-8, whole or not at all."""
     with whole(path) as temporary:

@@ -1,19 +1,27 @@
 """Bad input of every kind on the command line: one line that names the bad value and what to do, exit status 2."""
 
+import functools
+import importlib
 import os
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
+import hydra
 import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
 
-from dapbench.cli import main
+from dapbench.cli import COMMANDS, main
+from dapbench.config import CONF, check_choices, checked
 from dapbench.datasets.episodes import Episode, write_dataset
+from dapbench.errors import UserError
 from dapbench.prior.base import build_prior
 
 SMALL = (
@@ -108,6 +116,13 @@ FROM_PRIOR = f"{TRAIN} method=ppo_dap prior_dir=prior method.q_minibatch_size=50
 
 # What is made beforehand, the command, and what its one line says.
 CASES: list[tuple[Callable[[Made], None], str, str]] = [
+    # values of another kind, which the tests below try in every key
+    (Made.nothing, "evaluate run=0", "run=0 is not a path; say run=./0"),
+    (Made.nothing, "evaluate run=nowhere episodes=0", "episodes=0 is not a whole number from 1"),
+    (Made.nothing, "reference task=null", "unknown task 'null'; choose one of ant, half_cheetah"),
+    (Made.nothing, "throughput json=maybe", "json=maybe is not one of true, false"),
+    (Made.nothing, "train task=1,2 -m", "unknown task '1,2'; choose one of ant, half_cheetah"),
+    (Made.nothing, "track nowhere", "'nowhere' is not a folder"),
     # names
     (Made.nothing, "fly", "unknown command 'fly'; choose one of collect, pretrain, train"),
     (Made.nothing, "train task=pong", "unknown task 'pong'; choose one of ant, half_cheetah"),
@@ -186,6 +201,87 @@ CASES: list[tuple[Callable[[Made], None], str, str]] = [
     (Made.file_in_place_of_a_folder, f"{TRAIN} out=occupied/run", "occupied is a file; choose another folder"),
 ]
 
+# Values that no number, choice, switch or path of the commands below may have, and what their line says of each.
+NO_COUNT = {
+    **dict.fromkeys(("0", "-1", "1e30", "1.5", "nan", "null", "true", "[1,2]", "word", "''"), "is not a whole number")
+}
+NO_SEED = {value: said for value, said in NO_COUNT.items() if value != "0"}
+NO_NUMBER = dict.fromkeys(("-1", "1e30", "nan", "null", "true", "[1,2]", "word", "''"), "is not a number from")
+NO_PATH = dict.fromkeys(("0", "-1", "1e30", "1.5", "nan", "null", "true", "[1,2]", "''"), "is not a path; say ")
+NO_FILE = {value: said for value, said in NO_PATH.items() if value != "null"} | {
+    "nowhere": "cannot read params=nowhere",
+    "folder": "cannot read params=folder",
+    "occupied": "params=occupied lacks what this command needs",
+}
+NO_CHOICE = dict.fromkeys(("0", "-1", "1e30", "nan", "null", "true", "[1,2]", "1,2"), "choose one of ")
+NO_SWITCH = dict.fromkeys(("0", "null", "word", "[1,2]"), "is not one of true, false")
+NO_LIST = dict.fromkeys(("0", "null", "word", "true"), "is not a list; say ")
+NO_RUN = NO_PATH | {
+    "nowhere": "no checkpoint at nowhere/model.ckpt",
+    "occupied": "no checkpoint at occupied/model.ckpt",
+}
+NO_OUT = NO_PATH | {"folder": "folder", "occupied/x.gif": "occupied is a file"}
+NO_DEVICE = dict.fromkeys(("0", "null", "tpu", "[cpu]"), "is not one of cpu, cuda")
+
+# Of each command the arguments that are always there, and of each of its keys the bad values.
+KEYS: dict[str, dict[str, dict[str, str]]] = {
+    "evaluate run=nowhere": {"run": NO_RUN, "episodes": NO_COUNT, "seed": NO_SEED, "params": NO_FILE},
+    "render run=nowhere": {
+        "run": NO_RUN,
+        "out": NO_PATH | {"folder": "ends in neither .gif nor .mp4", "occupied/x.gif": "occupied is a file"},
+        "seconds": NO_NUMBER | {"0": "is not a number from 0.1 to 600"},
+        "fps": NO_COUNT,
+        "width": NO_COUNT,
+        "height": NO_COUNT,
+        "seed": NO_SEED,
+        "params": NO_FILE,
+    },
+    "reference task=reacher logs_dir=nowhere": {
+        "task": NO_CHOICE,
+        "logs_dir": NO_PATH | {"nowhere": "no logs at nowhere", "occupied": "no logs at occupied"},
+        "episodes": NO_COUNT,
+        "seed": NO_SEED,
+        "out": NO_PATH | {"folder": "it is a folder; name a file", "occupied/x": "occupied is a file"},
+        "params": NO_FILE,
+    },
+    "throughput task=reacher profile=smoke peers=[]": {
+        **dict.fromkeys(("task", "method", "profile", "preset"), NO_CHOICE),
+        "peers": NO_LIST | {"[rllib]": "unknown peer 'rllib'", "[1]": "unknown peer '1'"},
+        **dict.fromkeys(("num_envs", "peer_envs", "pairs"), NO_COUNT),
+        "seconds": NO_NUMBER,
+        "clock": dict.fromkeys(("0", "null", "sun", "[wall]"), "is not one of wall, cpu"),
+        "seed": NO_SEED,
+        "device": NO_DEVICE,
+        "compile": NO_SWITCH,
+        "json": NO_SWITCH,
+        "params": NO_FILE,
+    },
+    "overhead task=reacher profile=smoke": {
+        **dict.fromkeys(("task", "profile"), NO_CHOICE),
+        "methods": NO_LIST | {"[sac]": "unknown method 'sac'", "[1]": "unknown method '1'"},
+        "device": NO_DEVICE,
+        "json": NO_SWITCH,
+        "params": NO_FILE,
+        "out": NO_PATH | {"occupied/x": "occupied is a file"},
+        **dict.fromkeys(("profile.overhead_epochs", "profile.overhead_pairs", "profile.epoch_steps"), NO_COUNT),
+    },
+    "showcase run=nowhere out=shown": {
+        "profile": NO_CHOICE,
+        "run": NO_RUN,
+        "out": NO_PATH | {"occupied": "occupied is a file"},
+        "logs_dir": {v: said for v, said in NO_PATH.items() if v != "null"}
+        | {"nowhere": "no logs at logs_dir=nowhere"},
+        "params": NO_FILE,
+    },
+    f"{TRAIN}": {
+        **dict.fromkeys(("task", "method", "profile"), NO_CHOICE),
+        "out": NO_PATH,
+        "params": NO_FILE,
+        **dict.fromkeys(("compile", "tracking"), NO_SWITCH),
+    },
+}
+ONE_OF_EACH = [(command, key) for command, keys in KEYS.items() for key in keys]
+
 
 def ends_in_one_line(
     argv: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -214,6 +310,74 @@ def test_bad_input_is_one_line(
     before = sorted(tmp_path.rglob("*"))
     ends_in_one_line(command.split(), message, monkeypatch, capfd)
     assert sorted(tmp_path.rglob("*")) == before  # nothing half-done is left
+
+
+def configured(command: str, key: str, value: str) -> dict[str, Any]:
+    """What a command's function gets of ``key=value``, without Hydra's start for each value."""
+    name, *given = command.split()
+    if (CONF / key).is_dir():
+        check_choices([f"{key}={value}"])
+    config = composed(name, *given).copy()
+    parsed = OverridesParser.create().parse_override(f"{key}={value}")
+    OmegaConf.set_struct(config, False)
+    OmegaConf.update(config, key, parsed.value(), merge=False)
+    return checked(name, config)
+
+
+@functools.cache
+def composed(name: str, *given: str) -> DictConfig:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose(name, list(given))
+
+
+@pytest.mark.parametrize(("command", "key"), ONE_OF_EACH, ids=[f"{c.split()[0]} {key}" for c, key in ONE_OF_EACH])
+def test_every_key_of_every_command_is_checked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, key: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("occupied").write_text("word")
+    function = function_of(command.split()[0])
+    for value, said in KEYS[command][key].items():
+        with pytest.raises(UserError) as error:
+            function(configured(command, key, value))
+        assert said in str(error.value), value
+        assert f"{key}=" in str(error.value) or not said.startswith("is not"), value
+        assert "\n" not in str(error.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "occupied"]
+
+
+def function_of(command: str) -> Callable[[Any], Any]:
+    module, function = COMMANDS[command][1].split(":")
+    return getattr(importlib.import_module(module), function)
+
+
+ARGUMENTS = [
+    *((["report", f"profile={value}"], "choose one of ") for value in ("0", "-1", "null", "word", "", "[quick]")),
+    *((["report", f"results={value}"], "repro profile=quick fills it") for value in ("0", "nowhere", "occupied", "")),
+    *((["report", f"params={value}"], "holds no profile") for value in ("0", "nowhere", "occupied", "folder", "")),
+    *((["track", value], f"'{value}' is not a folder; give one") for value in ("", "0", "nowhere", "occupied")),
+    (["track", "folder"], "no run directory (a folder with summary.json) in folder; give one"),
+    (["track"], "the following arguments are required: folder"),
+    (["track", "a", "b"], "unrecognized arguments: b"),
+    *(
+        (["repro", "--jobs", value], f"'{value}' is not a whole number from 1 to 10000")
+        for value in ("0", "-1", "1.5", "1e3", "nan", "null", "many", "", "[2]", "99999999999")
+    ),
+]
+
+
+@pytest.mark.parametrize(("argv", "said"), ARGUMENTS, ids=[" ".join(argv) for argv, _ in ARGUMENTS])
+def test_arguments_that_are_not_hydras_are_checked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, argv: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("occupied").write_text("word")
+    with pytest.raises(UserError) as error:
+        function_of(argv[0])(argv[1:])
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_there_are_forty_cases() -> None:

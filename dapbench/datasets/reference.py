@@ -9,7 +9,7 @@ import numpy as np
 
 from dapbench.datasets.episodes import load_episodes
 from dapbench.errors import UserError
-from dapbench.files import withheld, write_json
+from dapbench.files import require_writable_file, withheld, write_json
 from dapbench.rl.environments import make_env, task_spaces
 from dapbench.settings import check_number
 
@@ -51,6 +51,7 @@ def reference(config: Mapping[str, Any]) -> None:
     check_number("episodes", config["episodes"], 1, 10**6, integer=True)
     check_number("seed", config["seed"], 0, 2**31 - 1, integer=True)
     task, logs_dir, out = config["task"], Path(config["logs_dir"]), Path(config["out"])
+    require_writable_file(out)
     _, logs = load_episodes(logs_dir, *task_spaces(task), task["env_id"])
     if logs["quality"] != "expert":
         raise UserError(f"logs_dir={logs_dir} holds logs of quality {logs['quality']}; collect them with logs=expert")

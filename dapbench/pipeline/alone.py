@@ -20,26 +20,15 @@ def alone(root: Path) -> Iterator[None]:
     """Holds the project for one driver: a second one would change params.yaml under the first one's cells.
 
     Raises:
-<<<<<<< HEAD
         UserError: another driver is at work, or the folder cannot be written to or locked.
-=======
-        UserError: another driver is at work, or the project cannot be locked.
->>>>>>> odd-b
     """
     path = root / LOCK
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-<<<<<<< HEAD
         opened = path.open("a+", encoding="utf-8")
     except OSError as error:  # the project is another user's
         raise UserError(f"cannot write {path}: {error.strerror}; work in a copy of the project of your own") from error
     with opened as lock:
-=======
-        lock = path.open("a+", encoding="utf-8")
-    except OSError as error:
-        raise _unlockable(path, error, "make the project's folder writable to you") from error
-    with lock:
->>>>>>> odd-b
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -47,25 +36,15 @@ def alone(root: Path) -> Iterator[None]:
             raise UserError(
                 f"another dapbench repro ({lock.read()}) is at work in {root}; wait for it or stop it"
             ) from error
-<<<<<<< HEAD
-        except OSError as error:
-            raise UserError(
-                f"cannot lock {path}: {error.strerror}; move the project to a disk that knows locks"
-=======
         except OSError as error:  # of NFS without its lock service, or Lustre mounted without -o flock
-            raise _unlockable(
-                path, error, "put the project on a file system with locks, which DVC needs too"
->>>>>>> odd-b
+            raise UserError(
+                f"cannot lock {path}: {error.strerror}; put the project on a file system with locks, as DVC needs it"
             ) from error
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         lock.flush()
         _free_rwlock(root / ".dvc/tmp/rwlock")
         yield
-
-
-def _unlockable(path: Path, error: OSError, remedy: str) -> UserError:
-    return UserError(f"cannot lock {path}: {error.strerror}; {remedy}")
 
 
 def _free_rwlock(rwlock: Path) -> None:

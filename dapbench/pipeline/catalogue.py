@@ -10,15 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from dapbench import profiles
 from dapbench.errors import UserError
+from dapbench.settings import check_number
 from dapbench.sources import dependencies
 
 GROUPS = ("task", "method", "logs", "prior")
-STAGES = ("collect", "pretrain", "online", "overhead", "showcase", "report")
+MEASURED = ("pretrain", "online", "overhead")  # the stages that leave metrics
+STAGES = ("collect", *MEASURED, "showcase", "report", *(f"{stage}_in_git" for stage in MEASURED))
+IN_GIT = ("paper",)  # the profiles whose metrics and plots git keeps, as .gitignore has it
 SHOWN = ("ppo", "ppo_dap")  # the methods whose policies and priors the report shows
+COUNTS = (  # a profile's sizes
+    *("epochs", "epoch_steps", "schedule_epochs", "eval_episodes", "behaviour_epochs", "log_transitions"),
+    *("prior_batches", "overhead_epochs", "overhead_pairs"),
+)
 
 NUM_DEPS = 16  # dvc.yaml has so many slots for each stage
 
@@ -27,7 +34,7 @@ Cell = dict[str, Any]
 
 def names(conf: Path, group: str) -> list[str]:
     """The choices of a group of ``conf``; a file whose name starts with ``_`` is only a base of others."""
-    return sorted(path.stem for path in (conf / group).glob("[!_]*.yaml"))
+    return sorted(path.stem for path in (conf / group).glob("[!_.]*.yaml"))
 
 
 def register(conf: Path) -> None:
@@ -84,7 +91,7 @@ class _Catalogue:
 
     def _add_report(self) -> None:
         made_by = {"runs": "online", "priors": "pretrain", "overhead": "overhead", "showcase": "showcase"}
-        data = [f"{self._results}/{folder}" for folder, stage in made_by.items() if self._stages[stage]]
+        data = [f"{self._results}/{folder}" for folder, stage in made_by.items() if self._group(stage)]
         self._add("report", "", {"out": f"{self._results}/report"}, ["dapbench.report.build"], ["analysis", *data])
 
     def _start(self, task: str, method: str) -> list[str]:
@@ -119,7 +126,12 @@ class _Catalogue:
     def _add(self, stage: str, key: str, cell: Cell, modules: Iterable[str], data: Iterable[str]) -> None:
         """Adds a cell that runs the code of ``modules`` on the files ``data``."""
         deps = _filled([*self._code(*modules), *sorted(set(data))], self._root, f"{stage} {key}")
-        self._stages[stage][self._key(key)] = {"profile": self._profile.name, **cell, "deps": deps}
+        self._group(stage)[self._key(key)] = {"profile": self._profile.name, **cell, "deps": deps}
+
+    def _group(self, stage: str) -> dict[str, Cell]:
+        """The cells of a stage, under the name that the stage has in dvc.yaml for this profile."""
+        in_git = stage in MEASURED and self._profile.name in IN_GIT
+        return self._stages[f"{stage}_in_git" if in_git else stage]
 
     def _key(self, rest: str) -> str:
         return f"{self._profile.name}-{rest}" if rest else str(self._profile.name)
@@ -142,9 +154,17 @@ class _Catalogue:
     def _check(self) -> None:
         """Refuses a profile with unknown or no cells, and a file of conf/ whose name is not its own."""
         where = f"profile {self._profile.name}"
-        for key in ("tasks", "methods", "seeds"):
-            if not self._profile[key]:
+        if not isinstance(self._profile.name, str) or not self._profile.name.isidentifier():
+            raise UserError(f"profile.name={self._profile.name} is not a word, such as that of a file of conf/profile")
+        for key in ("tasks", "methods", "seeds", "overhead_tasks"):
+            if not isinstance(self._profile[key], ListConfig):
+                raise UserError(f"profile.{key}={self._profile[key]} is not a list; say 'profile.{key}=[...]'")
+            if not self._profile[key] and key != "overhead_tasks":
                 raise UserError(f"{where} has no {key}: profile.{key} needs at least one")
+        for seed in self._profile.seeds:
+            check_number("profile.seeds", seed, 0, 2**31 - 1, integer=True)
+        for key in COUNTS:
+            check_number(f"profile.{key}", self._profile[key], 1, 10**9, integer=True)
         for run in profiles.runs(self._profile):
             self._known("task", run.task, where)
             self._known("method", run.method, where)
@@ -152,6 +172,10 @@ class _Catalogue:
             self._known("task", task, where)
         for group in GROUPS:
             for stem, config in self._params[group].items():
+                if not isinstance(config, DictConfig):
+                    raise UserError(
+                        f"{group}.{stem}={config} is in place of all settings; set one: {group}.{stem}.KEY=..."
+                    )
                 if config.get("name") != stem:
                     raise UserError(f"conf/{group}/{stem}.yaml says name: {config.get('name')}; write name: {stem}")
 
@@ -167,7 +191,7 @@ def _filled(deps: list[str], root: Path, cell: str) -> list[str]:
 
     It is filled up with files of the folders that it names: nothing is stale for them that is not so anyway.
     """
-    files = (file for dep in deps for file in sorted((root / dep).glob("*.py")) if file.stat().st_size)
+    files = (file for dep in deps for file in sorted((root / dep).glob("[!.]*.py")) if file.stat().st_size)
     filling = itertools.islice(files, max(0, NUM_DEPS - len(deps)))
     filled = [*deps, *(file.relative_to(root).as_posix() for file in filling)]
     if len(filled) != NUM_DEPS:

@@ -16,6 +16,8 @@ from dapbench.pipeline.engines import PACKAGES, Choice, Engine, open_engine
 if TYPE_CHECKING:
     from dapbench.pipeline.bookkeeping import Bookkeeping
 
+MOST_JOBS = 10_000
+
 
 def repro(argv: list[str]) -> int:
     """`dapbench repro`: runs what is stale; returns 1 if a cell failed."""
@@ -137,6 +139,6 @@ def _reason(log: Path) -> str:
 
 
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1")
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_JOBS:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 to {MOST_JOBS}")
     return int(text)

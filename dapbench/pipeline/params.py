@@ -33,6 +33,8 @@ def compose(root: Path, overrides: list[str]) -> dict[str, Any]:
         key, equals, value = override.partition("=")
         if not equals:
             raise UserError(f"'{override}' is not of the form key=value, such as profile=quick")
+        if key.lstrip("+~").partition(".")[0] == "cells":
+            raise UserError(f"'{override}': cells follow from the profile; set profile.tasks, methods or seeds")
         if key == "profile" and value not in names(conf, "profile"):
             raise UserError(f"unknown profile '{value}'; choose one of {', '.join(names(conf, 'profile'))}")
     register(conf)  # Hydra looks for plugins once in a process, and may have looked before

@@ -12,6 +12,7 @@ from dapbench.checkpoints import read_checkpoint
 from dapbench.errors import UserError
 from dapbench.ppo import PPO
 from dapbench.rl.environments import env_seeds, make_envs, to_env_actions
+from dapbench.settings import check_number
 
 EVALUATION_STREAM = 1
 REMEDY = "copy or pull it again, or remove it and train the run again"
@@ -90,7 +91,13 @@ def module_class(config: Mapping[str, Any]) -> type[PPO]:
 
 
 def evaluate_run(config: Mapping[str, Any]) -> None:
-    """`dapbench evaluate`: prints the deterministic return of a run directory's policy as JSON."""
+    """`dapbench evaluate`: prints the deterministic return of a run directory's policy as JSON.
+
+    Raises:
+        UserError: a bad value, or no sound checkpoint.
+    """
+    check_number("episodes", config["episodes"], 1, 10**6, integer=True)
+    check_number("seed", config["seed"], 0, 2**31 - 1, integer=True)
     torch.set_num_threads(1)
     module = load_run(Path(config["run"]))
     returns = evaluate(module, config["episodes"], config["seed"])

@@ -128,4 +128,4 @@ def _inputs(config: Mapping[str, Any]) -> Iterator[Path]:
     logs, prior = config["logs_dir"], config["prior_dir"]
     folders = {"logs": [logs], "prior": [prior], "both": [logs, prior]}
     for folder in folders.get(config["method"]["starts_from"], []):
-        yield from (path for path in Path(folder).rglob("*") if path.is_file())
+        yield from (path for path in Path(folder).rglob("[!.]*[!~]") if path.is_file())  # not what editors leave

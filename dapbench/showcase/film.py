@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from dapbench.errors import UserError
-from dapbench.files import whole
+from dapbench.files import require_writable_file, whole
 from dapbench.rl.environments import env_seeds, make_env, to_env_actions
 from dapbench.settings import check_number
 from dapbench.surroundings import DRAWING
@@ -162,6 +162,7 @@ def render(config: Mapping[str, Any]) -> None:
         raise UserError(f"out={out} needs imageio-ffmpeg; pip install 'dapbench[render]', or choose a .gif")
     for key, (low, high) in RANGES.items():
         check_number(key, config[key], low, high, integer=key != "seconds")
+    require_writable_file(out)
     choose_backend()
     from dapbench.runs.evaluation import load_run
 

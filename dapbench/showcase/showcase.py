@@ -37,10 +37,13 @@ def showcase(config: Mapping[str, Any]) -> None:
     except UserError as error:
         absent[FILM] = str(error)
     # Only now: they import MuJoCo, for which the backend has to be chosen.
+    from dapbench.datasets.episodes import PUBLIC
     from dapbench.ppo_dap import PPODAP
     from dapbench.runs.evaluation import load_run
     from dapbench.showcase.proposals import action_marginals, guided_proposals
 
+    if logs_dir is not None and not logs_dir.startswith(PUBLIC) and not Path(logs_dir).is_dir():
+        raise UserError(f"there are no logs at logs_dir={logs_dir}; name a folder that dapbench collect made, or null")
     module = load_run(run)
     made: list[str] = []
     for name in (FILM, PROPOSALS, MARGINALS, DESCRIPTION):

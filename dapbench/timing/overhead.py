@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from dapbench.config import choices
 from dapbench.errors import UserError
-from dapbench.files import require_writable, write_json, write_text
-from dapbench.settings import check_number
+from dapbench.files import require_writable_file, write_json, write_text
+from dapbench.settings import check_choice, check_number
 
 BASELINE = "ppo"
 
@@ -59,6 +59,7 @@ def run_arguments(config: dict[str, Any], folder: Path) -> list[str]:
     arguments = ["task=timed_by_overhead", f"device={config['device']}", f"--config-dir={folder / 'conf'}"]
     epochs = config["profile"]["overhead_epochs"]
     profile, budget = config["profile"], {"epochs": epochs, "schedule_epochs": epochs, "eval_episodes": 1}
+    budget |= {key: profile[key] for key in ("epoch_steps", "compile")}
     if config["params"] is None:
         return [*arguments, f"profile={profile['name']}", *(f"profile.{key}={value}" for key, value in budget.items())]
     # A params file would bring the profile's own numbers back, so the runs get a copy of it with these.
@@ -100,13 +101,17 @@ def overhead(config: dict[str, Any]) -> None:
     Raises:
         UserError: an unknown method, or one that cannot run.
     """
-    profile, methods = config["profile"], list(dict.fromkeys([BASELINE, *config["methods"]]))
-    for key in ("overhead_epochs", "overhead_pairs"):
-        check_number(f"profile.{key}", profile[key], 1, 10**4, integer=True)
+    profile, methods = config["profile"], config["methods"]
+    for key in ("overhead_epochs", "overhead_pairs", "epoch_steps"):
+        check_number(f"profile.{key}", profile[key], 1, 10**9 if key == "epoch_steps" else 10**4, integer=True)
+    check_choice("device", config["device"], ("cpu", "cuda"))
+    if not isinstance(methods, list):
+        raise UserError(f"methods={methods} is not a list; say 'methods=[ppo,ppo_dap]'")
     for method in methods:
         if method not in choices("method"):
             raise UserError(f"unknown method '{method}' in methods; choose one of {', '.join(choices('method'))}")
-    require_writable(Path(config["out"]))
+    require_writable_file(Path(config["out"]) / "overhead.json")
+    methods = list(dict.fromkeys([BASELINE, *methods]))
     runs: list[dict[str, Any]] = []
     bar = tqdm(total=(profile["overhead_pairs"] + 1) * len(methods), desc=f"overhead {config['task']['name']}")
     with tempfile.TemporaryDirectory() as name, one_core(), bar:

@@ -40,10 +40,10 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
     check_number("seconds", config["seconds"], 0.0, 3600.0)
     check_choice("clock", config["clock"], list(CLOCKS))
     if not isinstance(config["peers"], list):
-        raise UserError(f"peers={config['peers']} is not a list; say peers=[{','.join(PEERS)}], or [] for none")
+        raise UserError(f"peers={config['peers']} is not a list; say 'peers=[{','.join(PEERS)}]', or 'peers=[]'")
     for name in config["peers"]:
         if name not in PEERS:
-            raise UserError(f"unknown peer '{name}' in peers; choose from {', '.join(PEERS)}, or peers=[] for none")
+            raise UserError(f"unknown peer '{name}' in peers; choose from {', '.join(PEERS)}, or 'peers=[]' for none")
         if find_spec(PEERS[name][0]) is None:
             raise UserError(f"peer {name} is not installed; run pip install 'dapbench[peers]' or leave it out of peers")
     method = config["method"] | {"num_envs": config["num_envs"]}

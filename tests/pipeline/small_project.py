@@ -79,7 +79,7 @@ log_qualities: null
 COPIED = [".gitignore", "dvc.yaml", ".dvc/config", ".dvcignore", "dapbench/pipeline", "dapbench/report/command.py"]
 COPIED += [
     f"dapbench/{name}.py"
-    for name in ("__init__", "__main__", "arguments", "config", "errors", "files", "profiles", "sources")
+    for name in ("__init__", "__main__", "arguments", "config", "errors", "files", "profiles", "settings", "sources")
 ]
 # What stands in for the code that cells run: each file's imports.
 IMPORTS = {

@@ -1,9 +1,16 @@
 """What DVC calls stale after a change, and nothing else."""
 
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
 import pytest
 from dvc.dependency import param
 from dvc.fs import localfs
-from small_project import PPO_CALLS, Project
+from small_project import PPO_CALLS, ROOT, Project
+
+from dapbench.pipeline.catalogue import names
 
 READ_BY_DVC = param.read_param_file  # before bookkeeping.py replaces it
 
@@ -71,15 +78,69 @@ def test_code_makes_its_cells_stale(finished: Project, file: str, stale: list[st
         finished.write(file, text)
 
 
-@pytest.mark.parametrize("name", [".environments.py.swp", "environments.py~", ".DS_Store", ".nfs0001", "4913"])
+LEFT = [".environments.py.swp", ".environments.py.un~", "environments.py~", "#environments.py#", ".#environments.py"]
+LEFT += [
+    ".DS_Store",
+    "._environments.py",
+    ".nfs0001",
+    "4913",
+    "Thumbs.db",
+    "desktop.ini",
+    ".directory",
+    ".fuse_hidden01",
+]
+LEFT += ["environments.py.orig", "environments.py.rej", "environments.py.bak", "environments.pyc"]
+LEFT += [f"{folder}/environments-checkpoint.py" for folder in (".ipynb_checkpoints", ".idea", ".vscode", "__pycache__")]
+
+
 @pytest.mark.parametrize("folder", ["dapbench/rl", "analysis", "results/tiny/runs/hopper/ppo/0"])
-def test_what_editors_and_systems_leave_makes_nothing_stale(finished: Project, folder: str, name: str) -> None:
-    finished.write(f"{folder}/{name}", "left")
-    finished.write(f"{folder}/__pycache__/module.pyc", "compiled")
+def test_what_editors_and_systems_leave_makes_nothing_stale(finished: Project, folder: str) -> None:
+    for name in LEFT:
+        finished.write(f"{folder}/{name}", "left")
     try:
         assert finished.stale() == []
     finally:
-        (finished.root / folder / name).unlink()
+        for name in LEFT:
+            (finished.root / folder / name).unlink()
+
+
+def test_a_file_that_an_editor_holds_is_no_choice(finished: Project) -> None:
+    links = [finished.root / name for name in ("conf/task/.#hopper.yaml", "dapbench/rl/.#losses.py")]
+    for link in links:
+        link.symlink_to("user@host.1")  # as Emacs marks it
+    finished.write("conf/method/._ppo.yaml", "")
+    try:
+        assert finished.stale() == []
+        assert names(finished.root / "conf", "task") == ["ant", "hopper"]
+    finally:
+        for link in links:
+            link.unlink()
+        (finished.root / "conf/method/._ppo.yaml").unlink()
+
+
+def test_another_time_or_mode_makes_nothing_stale(finished: Project) -> None:
+    file = finished.root / "dapbench/rl/losses.py"
+    mode = file.stat().st_mode
+    os.utime(file, (1, 1))
+    file.chmod(0o755)
+    try:
+        assert finished.stale() == []
+    finally:
+        file.chmod(mode)
+
+
+def test_a_folder_behind_a_link_counts_by_its_content(finished: Project, tmp_path: Path) -> None:
+    room, elsewhere = finished.root / "dapbench/rl", tmp_path / "rl"
+    shutil.copytree(room, elsewhere)
+    kept = room.rename(room.with_name("kept"))
+    room.symlink_to(elsewhere)
+    try:
+        assert finished.stale() == []
+        (elsewhere / "losses.py").write_text("# changed\n")
+        assert finished.stale() == sorted(ALL)
+    finally:
+        room.unlink()
+        kept.rename(room)
 
 
 def test_an_added_method_runs_alone(finished: Project) -> None:
@@ -117,3 +178,13 @@ def test_parameters_are_read_as_dvc_reads_them_and_once(finished: Project, monke
     keys = ["profile", "profile.epochs", "task.hopper", "method.ppo.gamma", "gone", "profile.epochs.gone"]
     given = (localfs, str(finished.root / "params.yaml"), keys)
     assert param.read_param_file(*given, flatten=True) == read_by_dvc(*given, flatten=True)
+
+
+def test_a_checkout_has_the_same_line_ends_everywhere(tmp_path: Path) -> None:
+    shutil.copy(ROOT / ".gitattributes", tmp_path)
+    (tmp_path / "module.py").write_bytes(b"x = 1\n")
+    for command in ("init -q", "config core.autocrlf true", "add module.py", "checkout -q -f -- module.py"):
+        subprocess.run(["git", *command.split()], cwd=tmp_path, check=True, capture_output=True)
+        if command.startswith("add"):
+            (tmp_path / "module.py").unlink()
+    assert (tmp_path / "module.py").read_bytes() == b"x = 1\n"

@@ -115,6 +115,16 @@ def test_what_does_not_fit_starts_over(
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["epochs"] == 3
 
 
+def test_what_editors_leave_beside_the_inputs_is_not_part_of_its_fingerprint(config_of: Small, tmp_path: Path) -> None:
+    run = build(config_of("ppo_bc", "reacher"))
+    before = fingerprint(run)
+    for name in (".DS_Store", ".nfs0001", ".metadata.json.swp", "metadata.json~"):
+        (tmp_path / "logs" / "data" / name).write_text("left")
+    assert fingerprint(run) == before
+    (tmp_path / "logs" / "data" / "metadata.json").write_text("{}")
+    assert fingerprint(run) != before
+
+
 def test_where_a_run_lies_is_not_part_of_its_fingerprint(small: Small, tmp_path: Path) -> None:
     one, other = small("seed=1", f"out={tmp_path}/a", "profile.epochs=3"), small("seed=1", "profile.epochs=3")
     assert fingerprint(build(one)) == fingerprint(build(other))

@@ -185,7 +185,7 @@ def test_epochs_are_whole_iterations(compose: Compose) -> None:
 def test_bad_input_is_one_line(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = {
         "peers=[cleanrl]": "unknown peer 'cleanrl' in peers; choose from sb3, sbx",
-        "peers=sb3": r"peers=sb3 is not a list; say peers=\[sb3,sbx\]",
+        "peers=sb3": r"peers=sb3 is not a list; say 'peers=\[sb3,sbx\]'",
         "pairs=0": "pairs=0 is not a whole number from 1",
         "num_envs=none": "num_envs=none is not a whole number",
         "peer_envs=0": "peer_envs=0 is not a whole number",

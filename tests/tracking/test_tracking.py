@@ -295,7 +295,7 @@ def test_the_command_imports_what_is_there(uri: str, tmp_path: Path, capfd: pyte
 
 
 def test_the_command_says_what_is_wrong(uri: str, tmp_path: Path, monkeypatch, capsys) -> None:
-    with pytest.raises(UserError, match=r"no run directory .* in nowhere"):
+    with pytest.raises(UserError, match="'nowhere' is not a folder; give one"):
         track_command(["nowhere"])
     make_run(tmp_path / "a")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", closed_port())
@@ -311,3 +311,135 @@ def test_mlflow_does_not_come_with_the_import() -> None:
     heavy = "{'torch', 'mlflow', 'sqlalchemy'}"
     program = f"import sys, dapbench.tracking.recording; sys.exit(bool({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+HEALS = Callable[[Path, str], None]
+
+
+def delete_experiment(run_dir: Path, uri: str) -> None:
+    client(uri).delete_experiment(client(uri).get_experiment_by_name("dapbench/quick/hopper").experiment_id)
+
+
+def rename_experiment(run_dir: Path, uri: str) -> None:
+    found = client(uri).get_experiment_by_name("dapbench/quick/hopper")
+    client(uri).rename_experiment(found.experiment_id, "mine")
+
+
+def delete_run(run_dir: Path, uri: str) -> None:
+    client(uri).delete_run(runs(uri)[0].info.run_id)
+
+
+def restore_a_replaced_run(run_dir: Path, uri: str) -> None:
+    (first,) = runs(uri)
+    make_run(run_dir, final_return=1.0)
+    assert track(run_dir)
+    client(uri).restore_run(first.info.run_id)
+
+
+def edit_the_tags(run_dir: Path, uri: str) -> None:
+    client(uri).set_tag(runs(uri)[0].info.run_id, "fingerprint", "mine")
+    client(uri).delete_tag(runs(uri)[0].info.run_id, "method")
+
+
+def leave_it_running(run_dir: Path, uri: str) -> None:
+    client(uri).set_terminated(runs(uri)[0].info.run_id, "RUNNING")
+
+
+def remove_the_database(run_dir: Path, uri: str) -> None:
+    """And leave an empty file in its place, as a writer does that is killed early."""
+    Path("mlflow.db").unlink()
+    Path("mlflow.db").touch()
+
+
+def remove_the_artifacts(run_dir: Path, uri: str) -> None:
+    shutil.rmtree("mlartifacts")
+    make_run(run_dir, final_return=1.0)
+
+
+def delete_the_experiment_for_good(run_dir: Path, uri: str) -> None:
+    from mlflow.tracking._tracking_service.utils import _get_store
+
+    delete_experiment(run_dir, uri)
+    _get_store(uri)._hard_delete_experiment("1")  # as `mlflow gc` does
+
+
+@pytest.mark.parametrize(
+    "happens",
+    [
+        delete_experiment,
+        rename_experiment,
+        delete_run,
+        restore_a_replaced_run,
+        edit_the_tags,
+        leave_it_running,
+        remove_the_database,
+        remove_the_artifacts,
+        delete_the_experiment_for_good,
+    ],
+)
+def test_whatever_happens_in_mlflow_the_next_record_stands(uri: str, tmp_path: Path, happens: HEALS) -> None:
+    assert track(make_run(tmp_path / "a"))
+    happens(tmp_path / "a", uri)
+    assert track(tmp_path / "a")
+    assert track(make_run(tmp_path / "b", seed=4))
+    found = {run.data.tags["directory"]: run for run in runs(uri)}
+    assert sorted(found) == ["a", "b"]
+    assert len(runs(uri)) == 2
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    assert found["a"].data.tags["method"] == "ppo_dap"
+    for run in found.values():
+        assert len(client(uri).list_artifacts(run.info.run_id)) == 3
+
+
+def test_a_deleted_experiment_comes_back_without_its_runs(uri: str, tmp_path: Path, capfd) -> None:
+    for name in ("a", "b"):
+        assert track(make_run(tmp_path / name))
+    delete_experiment(tmp_path, uri)
+    assert track(tmp_path / "a")
+    assert "dapbench/quick/hopper had been deleted and is back, without its earlier runs" in capfd.readouterr().err
+    assert [run.data.tags["directory"] for run in runs(uri)] == ["a"]
+    assert track_command(["."]) == 0
+    assert sorted(run.data.tags["directory"] for run in runs(uri)) == ["a", "b"]
+    assert "had been deleted" not in capfd.readouterr().err
+
+
+def test_what_a_user_writes_onto_a_record_stays(uri: str, tmp_path: Path) -> None:
+    assert track(make_run(tmp_path / "a"))
+    for name, text in (("mlflow.note.content", "the good one"), ("mine", "yes"), ("title", "Another")):
+        client(uri).set_tag(runs(uri)[0].info.run_id, name, text)
+    assert track(make_run(tmp_path / "a", final_return=1.0))
+    (run,) = runs(uri)
+    assert {"mlflow.note.content": "the good one", "mine": "yes", "title": "PPO-DAP"}.items() <= run.data.tags.items()
+    assert run.info.run_name == "ppo_dap-3"
+
+
+def test_a_directory_of_any_name(uri: str, tmp_path: Path) -> None:
+    for name in ('say "a"', "it's", "say _a_", "a b%"):
+        assert track(make_run(tmp_path / name))
+        assert track(make_run(tmp_path / name, final_return=1.0))
+    assert len(runs(uri)) == 4
+
+
+@pytest.mark.parametrize("version", ["ffffffffffff", "7e62b7fbd7a7"])  # of a newer MLflow, and of an older one
+def test_a_database_of_another_mlflow(uri: str, tmp_path: Path, version: str, capfd, monkeypatch) -> None:
+    (tmp_path / version).mkdir()
+    other = shutil.copy("mlflow.db", tmp_path / version / "mlflow.db")
+    with sqlite3.connect(other) as database:
+        database.execute("UPDATE alembic_version SET version_num = ?", (version,))
+    address = f"sqlite:///{other}"
+    assert not track(make_run(tmp_path / "it is a"), address)
+    warning = capfd.readouterr().err
+    assert warning.count("\n") == 1
+    assert f"`dapbench track '{tmp_path}/it is a'`" in warning
+    way_out = "move mlflow.db away and record the runs anew by `dapbench track results`"
+    assert way_out in warning
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    with pytest.raises(UserError, match=way_out):
+        track_command(["it is a"])
+
+
+def test_a_damaged_database(uri: str, tmp_path: Path, capfd) -> None:
+    with Path("mlflow.db").open("r+b") as file:
+        file.truncate(100_000)
+    assert not track(make_run(tmp_path / "a"))
+    assert "malformed; move it away and record the runs anew" in capfd.readouterr().err
