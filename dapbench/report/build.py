@@ -12,13 +12,14 @@ from dapbench.report import figures, proposal_items, settings_tables, showcases,
 from dapbench.report.items import Item, Table, padded
 from dapbench.report.notebooks import export_notebooks
 from dapbench.report.page import page
-from dapbench.report.results import METRICS, Results, load_results
+from dapbench.report.results import Results, load_results
 from dapbench.report.style import logs_text
 
 SECTIONS = {
     "Returns": [
         tables.difference,
         figures.learning_curves,
+        figures.evaluation_curves,
         tables.alc40,
         tables.final_return,
         tables.eval_return,
@@ -78,10 +79,9 @@ def headline(results_dir: Path, profile: Mapping[str, Any]) -> str:
     if results.summaries.empty:
         return "No run ended."
     lines = []
-    for make, metric in ((tables.alc40, "alc40"), (tables.eval_return, "eval_return")):
-        lines += [METRICS[metric], *_plain(make(results)), ""]
-    item = tables.difference(results)
-    lines += [item.title, *_plain(item), ""]
+    for make in (tables.alc40, tables.eval_return, tables.difference):
+        item = make(results)
+        lines += [item.title, *_plain(item), ""]
     return "\n".join([*lines, item.sentence, logs_text(results), *_lacking(results)])
 
 

@@ -50,12 +50,13 @@ def one_core() -> Iterator[None]:
 
 
 def budget_arguments(config: dict[str, Any], folder: Path) -> list[str]:
-    """Arguments of ``dapbench train`` for runs of ``overhead_epochs`` with one episode of evaluation.
+    """Arguments of ``dapbench train`` for runs of ``overhead_epochs`` with one episode of evaluation at their end.
 
     Schedules are squeezed into them, so that each of a method's phases has its share of the time as in a whole run.
     """
     epochs = config["profile"]["overhead_epochs"]
-    profile, budget = config["profile"], {"epochs": epochs, "schedule_epochs": epochs, "eval_episodes": 1}
+    profile, budget = config["profile"], {"epochs": epochs, "schedule_epochs": epochs}
+    budget |= {"eval_episodes": 1, "eval_curve_episodes": 0}
     if config["params"] is None:
         return [f"profile={profile['name']}", *(f"profile.{key}={value}" for key, value in budget.items())]
     # A params file would bring the profile's own numbers back, so the runs get a copy of it with these.

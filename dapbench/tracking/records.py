@@ -11,7 +11,7 @@ from typing import Any
 
 from dapbench.errors import UserError
 
-CURVE = ("return_mean", "return_std")  # columns that are shown first
+CURVE = ("return_mean", "return_std", "eval_return")  # columns that are shown first
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,23 @@ def test_marks_of_the_best_and_of_what_cannot_be_told_from_it(small):
     assert item.shown.loc[0, "PPO-DAP"].startswith("**")
 
 
+def test_both_readings_of_alc40_stand_side_by_side(results):
+    for item in (tables.alc40(results), tables.difference(results)):
+        assert item.shown.Curve.tolist()[:2] == ["training", "evaluation"]
+        assert "epochs 1 to 40" in item.note
+        assert "epochs 0, 5, ..., 40" in item.note
+    assert tables.alc40(results).sentence.count("By mean ALC@40 (") == 2
+
+
+def test_without_evaluations_on_the_way_only_the_training_is_read(tmp_path):
+    profile = made_up.profile(tasks=["hopper"], methods=["ppo", "ppo_dap"], eval_curve_episodes=0)
+    made_up.fabricate(tmp_path, profile)
+    found = load_results(tmp_path, profile)
+    assert figures.evaluation_curves(found).sentence.startswith("No run was evaluated on its way")
+    assert tables.alc40(found).shown.Curve.tolist() == ["training"]
+    assert tables.difference(found).shown.Curve.tolist() == ["training"]
+
+
 def test_wins_count_against_the_strongest_baseline_without_logs(results):
     item = tables.wins(results)
     assert set(item.values.strongest) <= {"ppo", "ppg"}
