@@ -50,9 +50,10 @@ def protocol(results: Results) -> dict[str, str]:
         " episodes at epochs 0, 5, ..., 40 and then every 20",
         "Final return": "mean of the last 100 training episodes; never a maximum over the curve",
         "Evaluation": f"mean action, frozen statistics, seeds of its own, {profile['eval_episodes']} episodes",
-        "Logs": f"{logs_text(results)} Logs cost environment steps outside the online budget: a result with logs rests"
+        "Logs": f"a run of seed s starts from draw s mod {profile['log_draws']}, each of a behaviour policy of its own."
+        f" {logs_text(results)} Logs cost environment steps outside the online budget: a result with logs rests"
         " on more experience than one without.",
-        "Intervals": "95 % percentile bootstrap over seeds, stratified by task, seeded generator",
+        "Intervals": "95 % percentile bootstrap over seeds, and so over draws, stratified by task, seeded generator",
     }
 
 

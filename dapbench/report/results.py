@@ -187,7 +187,7 @@ def load_results(results_dir: Path, profile: Mapping[str, Any]) -> Results:
         folder,
         pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(columns=[*KEY, *CURVE_COLUMNS]),
         pd.concat(evaluations, ignore_index=True) if evaluations else pd.DataFrame(columns=[*KEY, *EVALUATION_COLUMNS]),
-        _frame(rows["summaries"], [*KEY, "group", *METRICS, "env_steps", "epochs", "logs_quality"]),
+        _frame(rows["summaries"], [*KEY, "group", *METRICS, "env_steps", "epochs", "logs_quality", "logs_draw"]),
         _frame(rows["timings"], [*KEY, "group", *TIMING_KEYS]),
         _frame(rows["seconds"], [*KEY, "group", "part", "seconds"]),
         _frame(rows["failures"], [*KEY, "group", "epoch", "quantity", "message", "last_good_checkpoint"]),

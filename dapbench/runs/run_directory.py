@@ -19,9 +19,9 @@ from dapbench.files import write_json, write_text
 
 FINAL_EPISODES = 100
 PROFILE_KEYS = ("name", "epochs", "epoch_steps", "schedule_epochs", "eval_episodes", "eval_curve_episodes")
-LOGS_KEYS = ("quality", "transitions", "env_steps", "return_mean", "source")
+LOGS_KEYS = ("quality", "draw", "behaviour_seed", "transitions", "env_steps", "return_mean", "source")
 # Keys of a configuration that say where and how, not what.
-WHERE = ("out", "params", "logs_dir", "prior_dir", "tracking", "checkpoint_epochs")
+WHERE = ("out", "params", "draw", "logs_dir", "prior_dir", "tracking", "checkpoint_epochs")
 PACKAGES = ("dapbench", "torch", "lightning", "gymnasium", "mujoco", "numpy", "peft", "minari", "hydra-core")
 
 

@@ -139,6 +139,7 @@ def train(config: dict[str, Any]) -> None:
     if (out / "summary.json").exists():
         raise UserError(f"out={out} already holds a finished run; choose another folder or remove it")
     require_writable(out)
+    check_number("draw", config["draw"], 0, 10**9, integer=True)
     check_number("checkpoint_epochs", config["checkpoint_epochs"], 0, 10**9, integer=True)
     module, curve = build(config), Curve(config["profile"]["eval_curve_episodes"])
     resume = Resume(module, config["checkpoint_epochs"])

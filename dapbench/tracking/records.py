@@ -73,6 +73,7 @@ def read_run(run_dir: Path) -> Record:
         # To group by: MLflow picks a group's colour by its name, and gives `ppo` and `ppo_dap` the same one.
         title = result.get("config", {}).get("method", {}).get("title", result["method"])
         tags |= {"title": title, "profile": result.get("profile", "unknown"), "logs": logs.get("quality") or "none"}
+        tags |= {"draw": logs["draw"]} if logs.get("draw") is not None else {}
         tags |= {name: result[name] for name in ("epoch", "quantity", "message") if failed and name in result}
         return Record(
             directory=_name(run_dir),

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from dapbench.config import draw_of
 from dapbench.curves import alc_eval, is_evaluated
 from dapbench.profiles import runs
 
@@ -29,6 +30,7 @@ def profile(**changes) -> dict:
         "eval_episodes": 20,
         "eval_curve_episodes": 10,
         "log_quality": "medium",
+        "log_draws": 3,
     }
     return base | changes
 
@@ -101,8 +103,17 @@ def fabricate_run(run: Path, profile: dict, task: str, method: str, seed: int, t
     curve["eval_return"] = curve.epoch.map(evaluated)
     curve.to_csv(run / "curve.csv", index=False)
     quality = "expert" if "expert" in method else profile["log_quality"]
-    logged = level * (1.5 if quality == "expert" else 1.0)
-    logs = {"quality": quality, "transitions": 50000, "env_steps": 400000, "return_mean": logged, "source": "collect"}
+    draw = draw_of(seed, profile["log_draws"])
+    logged = level * (1.5 if quality == "expert" else 1.0) * (1.0 + 0.1 * draw)
+    logs = {
+        "quality": quality,
+        "draw": draw,
+        "behaviour_seed": 1000 + draw,
+        "transitions": 50000,
+        "env_steps": 400000,
+        "return_mean": logged,
+        "source": "collect",
+    }
     logs["policies"] = [{"epoch": 80, "share": 1.0}]
     config = {
         "task": {"name": task, "title": task.replace("_", " ").title().replace(" ", ""), "env_id": "MadeUp-v0"},

@@ -36,6 +36,14 @@ def test_curves_are_filled_and_cut_to_the_shortest_run(results):
     np.testing.assert_array_equal(curve[0], curve[1])  # in epoch 1 no episode ended
 
 
+def test_the_draw_is_that_of_the_runs_seed(results):
+    frame = results.summaries
+    assert frame.loc[frame.method == "ppo", "logs_draw"].isna().all()
+    own = frame[(frame.task == "hopper") & (frame.method == "ppo_dap")].sort_values("seed")
+    assert own.logs_draw.tolist() == [0, 1, 2]
+    assert {run.draw for run in runs(made_up.profile(seeds=[3, 4], log_draws=2))} == {0, 1}
+
+
 def test_evaluations_start_before_the_first_epoch(results):
     assert results.evaluation_array("hopper", "ppo", "epoch")[:, 0].tolist() == [0, 5, 10, 15, 20, 25, 30, 35, 40]
     assert results.evaluation_array("hopper", "ppo", "env_steps")[:2, 0].tolist() == [0, 25000]
