@@ -167,8 +167,9 @@ def difference(results: Results) -> tuple:
             values.append(
                 {"task": "normalized mean", "metric": metric, **numbers(overall), "verdict": verdict(overall)}
             )
-    verdicts = verdict_text([verdict(estimate) for estimate in found["alc40"].values()], f"{baseline}'s")
-    sentence = f"{subject}'s ALC@40 is {verdicts} ({seeds_text(results, [SUBJECT, BASELINE])})."
+    told = {m: verdict_text([verdict(e) for e in own.values()], f"{baseline}'s") for m, own in found.items() if own}
+    sentence = f"{subject}'s ALC@40 is {told['alc40']} (training, {seeds_text(results, [SUBJECT, BASELINE])})."
+    sentence += f" By the evaluation it is {told['alc40_eval']}." if "alc40_eval" in told else ""
     note = f"{READINGS_NOTE} {provenance(results, [SUBJECT, BASELINE])}"
     return sentence, pd.DataFrame(shown), pd.DataFrame(values), note
 
