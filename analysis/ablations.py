@@ -9,7 +9,7 @@
 # ---
 
 # %% [markdown]
-# # Ablations and the quality of the logs
+# # Ablations, and the draws and the quality of the logs
 # Any profile's results: set `DAPBENCH_PROFILE` (default `quick`) and, if they lie elsewhere, `DAPBENCH_RESULTS`.
 
 # %%
@@ -26,6 +26,9 @@ study_figures.ablation_bars(results)
 
 # %%
 study_tables.priors(results)
+
+# %%
+study_figures.log_draws(results)
 
 # %%
 study_tables.log_qualities(results)

@@ -22,6 +22,9 @@ results = open_results()
 figures.learning_curves(results)
 
 # %%
+figures.evaluation_curves(results)
+
+# %%
 figures.sample_efficiency(results)
 
 # %%

@@ -37,6 +37,29 @@ def own_conf() -> Path | None:
     return folder if folder.is_dir() and folder != CONF else None
 
 
+def draw_of(seed: int, log_draws: int) -> int:
+    """The draw of the logs that a run starts from: those of the behaviour policy of seed behaviour_seed + draw.
+
+    Runs of different seeds start from different draws, so that intervals over runs hold the luck of the draw.
+
+    Args:
+        seed: the run's.
+        log_draws: how many there are of each task and quality, as the profile says.
+    """
+    if not isinstance(log_draws, int) or log_draws < 1:
+        raise UserError(f"profile.log_draws={log_draws} is not a whole number from 1 on")
+    if not isinstance(seed, int):
+        raise UserError(f"seed={seed} is not a whole number")
+    return seed % log_draws
+
+
+def register_resolvers() -> None:
+    """Gives conf/ the function ``dapbench.draw`` of a seed and the number of draws."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("dapbench.draw", draw_of, replace=True)
+
+
 def choices(group: str) -> list[str]:
     """The names in a group of conf/, such as every task, dapbench's and the user's own.
 
@@ -63,6 +86,7 @@ def compose(name: str | None, *overrides: str) -> dict[str, Any]:
     """A command's configuration outside of the command: compose("train", "task=hopper", ...); None: an empty one."""
     import hydra
 
+    register_resolvers()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return resolved(hydra.compose(name, [*overrides, *search_path()]))
 
@@ -79,6 +103,7 @@ def run_command(name: str, function: Callable[[dict[str, Any]], Any], argv: list
     from hydra.errors import HydraException, MissingConfigException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+    register_resolvers()
     for argument in argv:
         group, _, choice = argument.partition("=")
         if choice.startswith("_") and (CONF / group).is_dir():
@@ -190,15 +215,24 @@ def resolved(composed: "DictConfig") -> dict[str, Any]:
     The slices (task, method, logs, prior by name; profile, behaviour) are put in before anything is derived from them.
 
     Raises:
-        UserError: the file is missing, malformed, or of another profile.
+        UserError: the file is missing, malformed, or of another profile; a seed or ``log_draws`` is no number.
     """
     from omegaconf import OmegaConf
+    from omegaconf.errors import InterpolationResolutionError
 
     if composed.get("params") is not None:
         OmegaConf.set_struct(composed, False)
         for group, content in slices_of(Path(composed.params), composed).items():
             composed[group] = content
-    config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    try:
+        config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except InterpolationResolutionError as error:
+        told: BaseException | None = error
+        while told and not isinstance(told, UserError):  # a resolver's own error, which OmegaConf wraps, twice here
+            told = told.__context__
+        if told is None:
+            raise
+        raise told from error
     return cast(dict[str, Any], config)
 
 

@@ -7,18 +7,19 @@ from typing import Any
 
 import yaml
 
-from dapbench.config import choices, compose
+from dapbench.config import choices, compose, draw_of
 from dapbench.errors import UserError
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run that a profile asks for, and the group of the profile that asks for it."""
+    """One run that a profile asks for, the group of the profile that asks for it, and the draw of logs for its seed."""
 
     group: str
     task: str
     method: str
     seed: int
+    draw: int
 
 
 def runs(profile: Mapping[str, Any]) -> Iterator[Run]:
@@ -31,7 +32,7 @@ def runs(profile: Mapping[str, Any]) -> Iterator[Run]:
                 for seed in group.get("seeds") or profile["seeds"]:
                     if (task, method, seed) not in seen:
                         seen.add((task, method, seed))
-                        yield Run(name, task, method, int(seed))
+                        yield Run(name, task, method, int(seed), draw_of(int(seed), profile["log_draws"]))
 
 
 def compose_profile(name: str, params: str | Path | None = None) -> dict[str, Any]:

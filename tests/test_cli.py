@@ -67,16 +67,16 @@ def test_commas_make_a_list_but_for_sweeps_and_choices() -> None:
 
 def test_params_come_before_what_is_derived_from_them(tmp_path: Path, compose: Callable[..., dict[str, Any]]) -> None:
     content = {
-        "profile": {"name": "smoke", "compile": True, "log_quality": "expert"},
+        "profile": {"name": "smoke", "compile": True, "log_quality": "expert", "log_draws": 2},
         "task": {"ant": {"name": "ant", "env_id": "Ant-v5", "env_kwargs": {}}},
         "method": {"ppo": {"name": "ppo", "gamma": 0.5}},
     }
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump(content))
-    config = compose("train", f"params={path}", "task=ant", "profile=smoke")
+    config = compose("train", f"params={path}", "task=ant", "profile=smoke", "seed=3")
     assert config["compile"] is True
     assert config["method"] == {"name": "ppo", "gamma": 0.5}
-    assert config["logs_dir"] == "results/smoke/logs/ant/expert"
+    assert config["logs_dir"] == "results/smoke/logs/ant/expert/1"
     with pytest.raises(UserError, match="is of profile smoke; compose it anew for profile=quick"):
         compose("train", f"params={path}", "task=ant")
     with pytest.raises(UserError, match="lacks what this command needs"):

@@ -91,7 +91,8 @@ def behaviour_logs(config: dict[str, Any]) -> tuple[list[Episode], dict[str, Any
         shares[epoch] = shares.get(epoch, 0.0) + weight
     profile = config["profile"] | {"epochs": max(shares), "schedule_epochs": budget}
     recorder = Recorder(shares, config["profile"]["log_transitions"])
-    module = build(config | {"profile": profile, "method": config["behaviour"]})
+    seed = config["logs"]["behaviour_seed"] + config["draw"]
+    module = build(config | {"profile": profile, "method": config["behaviour"], "seed": seed})
     try:
         fit(module, [recorder, Progress()])
     except Divergence as error:
@@ -103,39 +104,47 @@ def behaviour_logs(config: dict[str, Any]) -> tuple[list[Episode], dict[str, Any
     return recorder.episodes, {
         "source": "collected",
         "behaviour": "ppo",
-        "behaviour_seed": config["seed"],
+        "behaviour_seed": seed,
         "policies": recorder.policies,
         "env_steps": module.carried.env_steps + recorded_steps,
     }
 
 
 def collect(config: dict[str, Any]) -> None:
-    """Writes the dataset of one task and quality to ``out``.
+    """Writes the dataset of one task, quality and draw to ``out``.
 
     Raises:
-        UserError: bad configuration, or given logs that do not fit the task.
+        UserError: bad configuration, or given logs that do not fit the task, or that are asked for a second draw.
     """
     check_number("profile.behaviour_epochs", config["profile"]["behaviour_epochs"], 1, 10**6, integer=True)
+    check_number("logs.behaviour_seed", config["logs"]["behaviour_seed"], 0, 10**9, integer=True)
+    check_number("draw", config["draw"], 0, 10**9, integer=True)
     check_number("profile.log_transitions", config["profile"]["log_transitions"], 1, 10**9, integer=True)
     require_writable(Path(config["out"]))
     source = config["logs"]["source"]
+    if source is not None and config["draw"]:
+        raise UserError(
+            f"logs.source={source} is one dataset, so one draw, and draw={config['draw']} is not it; collect draw=0, "
+            "and train with profile.log_draws=1"
+        )
     spaces = task_spaces(config["task"])
     if source is None:
         episodes, description = behaviour_logs(config)
     else:
         episodes, given = load_episodes(source, *spaces, config["task"]["env_id"])
         description = {"source": source, "env_steps": given["env_steps"]}
-    quality = {"quality": config["logs"]["name"], "task": config["task"]["name"]}
-    name = f"dapbench/{config['task']['name']}/{config['logs']['name']}-v0"
+    identity = {"quality": config["logs"]["name"], "task": config["task"]["name"], "draw": config["draw"]}
+    name = f"dapbench/{config['task']['name']}/{config['logs']['name']}-{config['draw']}-v0"
     written = write_dataset(
         Path(config["out"]),
         episodes,
         *spaces,
         dataset_id=name,
         env_spec=recorded_spec(config["task"]),
-        metadata=quality | description,
+        metadata=identity | description,
     )
     print(
-        f"{config['task']['name']} {config['logs']['name']}: {written['transitions']:,} transitions in "
-        f"{written['episodes']} episodes with a mean return of {written['return_mean']:.1f}, in {config['out']}"
+        f"{config['task']['name']} {config['logs']['name']} draw {config['draw']}: {written['transitions']:,} "
+        f"transitions in {written['episodes']} episodes with a mean return of {written['return_mean']:.1f}, in "
+        f"{config['out']}"
     )

@@ -202,8 +202,8 @@ def _locate(source: str) -> tuple[str, Path]:
     folder = Path(source)
     if not folder.is_dir():
         raise UserError(
-            f"there are no logs at {folder}; make them with `dapbench collect task=TASK logs=QUALITY out={folder}`, "
-            f"or name a public Minari dataset as {PUBLIC}mujoco/hopper/medium-v0"
+            f"there are no logs at {folder}; make them with `dapbench collect task=TASK logs=QUALITY draw=DRAW "
+            f"out={folder}`, or name a public Minari dataset as {PUBLIC}mujoco/hopper/medium-v0"
         )
     return source, folder / "data" if (folder / "data").is_dir() else folder
 

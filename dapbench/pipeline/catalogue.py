@@ -13,6 +13,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from dapbench import profiles
+from dapbench.config import draw_of
 from dapbench.errors import UserError
 from dapbench.settings import check_number
 from dapbench.sources import dependencies
@@ -26,6 +27,8 @@ COUNTS = (  # a profile's sizes
     *("epochs", "epoch_steps", "schedule_epochs", "eval_episodes", "behaviour_epochs", "log_transitions"),
     *("prior_batches", "overhead_epochs", "overhead_pairs"),
 )
+
+OVERHEAD_SEED = 0  # conf/train.yaml's, which dapbench overhead leaves as it is
 
 NUM_DEPS = 16  # dvc.yaml has so many slots for each stage
 
@@ -72,12 +75,12 @@ class _Catalogue:
         return self._stages
 
     def _add_run(self, run: profiles.Run) -> None:
-        starts_from = self._start(run.task, run.method)
+        starts_from = self._start(run.task, run.method, run.draw)
         out = f"{self._results}/runs/{run.task}/{run.method}/{run.seed}"
         cell = {"task": run.task, "method": run.method, "seed": run.seed, "out": out}
         self._add("online", f"{run.task}-{run.method}-{run.seed}", cell, self._modules_of_run(run.method), starts_from)
         if run.method in SHOWN and f"{self._key(run.task)}-{run.method}" not in self._stages["showcase"]:
-            logs = [self._logs(run.task, run.method)] if starts_from else []
+            logs = [self._logs(run.task, run.method, run.draw)] if starts_from else []
             shown = {"run": out, "logs_dir": logs[0] if logs else "null"}
             shown["out"] = f"{self._results}/showcase/{run.task}/{run.method}"
             modules = ["dapbench.showcase.showcase", *self._modules_of_run(run.method)[1:]]
@@ -86,7 +89,8 @@ class _Catalogue:
     def _add_overhead(self, task: str) -> None:
         methods = ("ppo", "ppo_dap")
         modules = ["dapbench.timing.overhead", *(m for method in methods for m in self._modules_of_run(method))]
-        data = [path for method in methods for path in self._start(task, method)]
+        draw = draw_of(OVERHEAD_SEED, self._profile.log_draws)
+        data = [path for method in methods for path in self._start(task, method, draw)]
         self._add("overhead", task, {"task": task, "out": f"{self._results}/overhead/{task}"}, modules, data)
 
     def _add_report(self) -> None:
@@ -94,8 +98,8 @@ class _Catalogue:
         data = [f"{self._results}/{folder}" for folder, stage in made_by.items() if self._group(stage)]
         self._add("report", "", {"out": f"{self._results}/report"}, ["dapbench.report.build"], ["analysis", *data])
 
-    def _start(self, task: str, method: str) -> list[str]:
-        """The paths of the data that a method starts from, if any; adds the cells that make them."""
+    def _start(self, task: str, method: str, draw: int) -> list[str]:
+        """The paths of the data that a method's runs on a draw start from, if any; adds the cells that make them."""
         config = self._params.method[method]
         starts_from = config.get("starts_from")
         if starts_from not in ("nothing", "logs", "prior", "both"):
@@ -103,25 +107,33 @@ class _Catalogue:
             raise UserError(f"conf/method/{method}.yaml: starts_from '{starts_from}' is not one of {valid}")
         if starts_from == "nothing":
             return []
-        logs = self._logs(task, method)
+        logs = self._logs(task, method, draw)
         if starts_from == "logs":
             return [logs]
-        quality = logs.rpartition("/")[2]
+        quality = self._quality(method)
         prior = self._known("prior", config.get("prior"), f"prior of method {method}")
-        out = f"{self._results}/priors/{task}/{quality}/{prior}"
+        out = f"{self._results}/priors/{task}/{quality}/{draw}/{prior}"
         modules = ["dapbench.prior.pretraining", self._module(f"prior {prior}", self._params.prior[prior])]
-        cell = {"task": task, "quality": quality, "prior": prior, "out": out}
-        self._add("pretrain", f"{task}-{quality}-{prior}", cell, modules, [logs])
+        cell = {"task": task, "quality": quality, "draw": draw, "prior": prior, "out": out}
+        self._add("pretrain", f"{task}-{quality}-{prior}-{draw}", cell, modules, [logs])
         return [out, logs] if starts_from == "both" else [out]
 
-    def _logs(self, task: str, method: str) -> str:
+    def _logs(self, task: str, method: str, draw: int) -> str:
         """The path of the logs that a method starts from, itself or its prior; adds the cell that makes them."""
-        quality = self._params.method[method].get("log_quality") or self._profile.log_quality
-        self._known("logs", quality, f"log_quality of method {method} or profile {self._profile.name}")
-        out = f"{self._results}/logs/{task}/{quality}"
+        quality = self._quality(method)
+        source = self._params.logs[quality].get("source")
+        if source is not None and self._profile.log_draws > 1:
+            raise UserError(f"logs.{quality}.source={source} is one dataset, so one draw; set profile.log_draws=1")
+        out = f"{self._results}/logs/{task}/{quality}/{draw}"
         modules = ["dapbench.datasets.collecting", self._module("behaviour", self._params.behaviour)]
-        self._add("collect", f"{task}-{quality}", {"task": task, "quality": quality, "out": out}, modules, [])
+        cell = {"task": task, "quality": quality, "draw": draw, "out": out}
+        self._add("collect", f"{task}-{quality}-{draw}", cell, modules, [])
         return out
+
+    def _quality(self, method: str) -> str:
+        """The quality of the logs that a method starts from."""
+        quality = self._params.method[method].get("log_quality") or self._profile.log_quality
+        return self._known("logs", quality, f"log_quality of method {method} or profile {self._profile.name}")
 
     def _add(self, stage: str, key: str, cell: Cell, modules: Iterable[str], data: Iterable[str]) -> None:
         """Adds a cell that runs the code of ``modules`` on the files ``data``."""

@@ -143,7 +143,9 @@ def read_prior(path: Path) -> dict[str, Any]:
         UserError: the file is missing, damaged or foreign.
     """
     if not path.is_file():
-        raise UserError(f"no prior at {path}; make one with dapbench collect and dapbench pretrain, or dapbench repro")
+        raise UserError(
+            f"no prior at {path}; make one with dapbench collect and dapbench pretrain (draw=DRAW), or dapbench repro"
+        )
     keys = ("config", "state_dict", "logs", "observation_size", "action_size")
     return read_checkpoint(path, "prior", keys, "run dapbench pretrain again")
 

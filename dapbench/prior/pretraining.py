@@ -87,6 +87,7 @@ def fit_prior(prior: ActionPrior, observations: Tensor, actions: Tensor, batches
 def check_pretraining(config: Mapping[str, Any]) -> None:
     """Refuses a configuration of ``dapbench pretrain`` that cannot run."""
     check_number("seed", config["seed"], 0, 2**31 - 1, integer=True)
+    check_number("draw", config["draw"], 0, 10**9, integer=True)
     check_number("profile.prior_batches", config["profile"]["prior_batches"], 1, 10**8, integer=True)
     for key in ("width", "depth", "batch_size"):
         check_number(f"prior.{key}", config["prior"][key], 1, 10**5, integer=True)
@@ -129,7 +130,8 @@ def pretrain(config: dict[str, Any]) -> None:
     write_json(Path(config["out"]) / "quality.json", quality)
     ours, theirs = quality["prior"], quality["gaussian"]
     print(
-        f"{config['task']['name']} {config['logs']['name']} {config['prior']['name']} prior on held-out states: "
+        f"{config['task']['name']} {config['logs']['name']} draw {config['draw']} {config['prior']['name']} prior on "
+        "held-out states: "
         f"energy distance {ours['energy_distance']:.4f} (a Gaussian's {theirs['energy_distance']:.4f}), "
         f"energy score {ours['energy_score']:.4f} ({theirs['energy_score']:.4f}); {time.perf_counter() - start:.0f} s"
     )

@@ -12,13 +12,14 @@ from dapbench.report import figures, proposal_items, settings_tables, showcases,
 from dapbench.report.items import Item, Table, padded
 from dapbench.report.notebooks import export_notebooks
 from dapbench.report.page import page
-from dapbench.report.results import METRICS, Results, load_results
+from dapbench.report.results import Results, load_results
 from dapbench.report.style import logs_text
 
 SECTIONS = {
     "Returns": [
         tables.difference,
         figures.learning_curves,
+        figures.evaluation_curves,
         tables.alc40,
         tables.final_return,
         tables.eval_return,
@@ -35,7 +36,13 @@ SECTIONS = {
     "Films": [showcases.policy_films],
     "Cost": [study_tables.speed, study_tables.overhead, study_figures.time_parts, study_figures.memory],
     "Ablations": [study_tables.ablations, study_figures.ablation_bars],
-    "Logs": [study_tables.logs, study_tables.priors, study_tables.log_qualities, study_figures.log_quality_curve],
+    "Logs": [
+        study_tables.logs,
+        study_tables.priors,
+        study_figures.log_draws,
+        study_tables.log_qualities,
+        study_figures.log_quality_curve,
+    ],
     "Proposals": [proposal_items.proposals, proposal_items.proposal_map, proposal_items.action_marginals],
     "Diagnostics": [study_figures.diagnostics],
     "Settings and published numbers": [settings_tables.published, settings_tables.hyper_parameters],
@@ -78,10 +85,9 @@ def headline(results_dir: Path, profile: Mapping[str, Any]) -> str:
     if results.summaries.empty:
         return "No run ended."
     lines = []
-    for make, metric in ((tables.alc40, "alc40"), (tables.eval_return, "eval_return")):
-        lines += [METRICS[metric], *_plain(make(results)), ""]
-    item = tables.difference(results)
-    lines += [item.title, *_plain(item), ""]
+    for make in (tables.alc40, tables.eval_return, tables.difference):
+        item = make(results)
+        lines += [item.title, *_plain(item), ""]
     text = "\n".join([*lines, item.sentence, logs_text(results), *_lacking(results)])
     return text.replace("−", "-")  # many a terminal's encoding lacks the minus sign
 

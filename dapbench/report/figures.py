@@ -1,5 +1,6 @@
 """Figures of returns: learning curves, aggregate efficiency, profiles, probability of improvement, intervals."""
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -39,31 +40,47 @@ def learning_curves(results: Results) -> tuple:
     tasks = [task for task in results.tasks if results.has_episodes(task)]
     if not tasks:
         raise Absent("No training episode ended in any run, so there is no learning curve.")
+    sentence, drawing = _curves(results, tasks, results.curve_array, "return_mean", "Training return")
+    ends = {m: last_gain(results, m) for m in results.methods}
+    rising = [results.titles[m] for m, gain in ends.items() if gain]
+    sentence += f" Still rising on every task over the last tenth of its budget: {listed(rising)}."
+    silent = [results.titles[task] for task in results.tasks if task not in tasks]
+    return sentence + (f" Left out, as no training episode ended on {listed(silent)}." if silent else ""), drawing
+
+
+@figure("evaluation_curves", "Evaluation curves")
+def evaluation_curves(results: Results) -> tuple:
+    """Mean return of the deterministic evaluation by environment steps, from before the first iteration on."""
+    if results.evaluations.empty:
+        raise Absent("No run was evaluated on its way (profile.eval_curve_episodes).")
+    sentence, drawing = _curves(results, results.tasks, results.evaluation_array, "eval_return", "Evaluation return")
+    episodes = results.profile["eval_curve_episodes"]
+    return f"{sentence} Each point: mean action, frozen statistics, {episodes} episodes of its own seeds.", drawing
+
+
+def _curves(
+    results: Results, tasks: list[str], array: Callable[[str, str, str], np.ndarray], column: str, label: str
+) -> tuple:
+    """What curves over environment steps have in common: a panel a task, and the first sentence."""
     drawing, axes = panels(len(tasks))
-    shaded = False
+    shaded, first = False, ALC_EPOCHS * results.profile["epoch_steps"]
     for axis, task in zip(axes, tasks, strict=True):
-        methods = [method for method in results.methods if results.curve_array(task, method).size]
-        steps = {method: results.curve_array(task, method, "env_steps")[:, 0] for method in methods}
-        longest = max(steps.values(), key=len)
-        if len(longest) > ALC_EPOCHS:
-            axis.axvspan(0, longest[ALC_EPOCHS - 1], color="0.5", alpha=0.12, linewidth=0)
-            shaded = True
-        for method in methods:
-            estimate = statistics.sample_efficiency([results.curve_array(task, method)], statistics.mean)
-            draw(axis, steps[method], estimate, results, method)
+        for method in results.methods:
+            if (returns := array(task, method, column)).size:
+                steps = array(task, method, "env_steps")[:, 0]
+                shaded |= bool(steps[-1] > first)
+                draw(axis, steps, statistics.sample_efficiency([returns], statistics.mean), results, method)
         axis.set(title=results.titles[task], xlabel="Environment steps")
         axis.xaxis.set_major_formatter(THOUSANDS)
         axis.margins(x=0)
-    axes[0].set_ylabel("Training return")
+    for axis in axes if shaded else []:
+        axis.axvspan(0, first, color="0.5", alpha=0.12, linewidth=0)
+    axes[0].set_ylabel(label)
     legend_below(drawing, axes[0])
-    ends = {m: last_gain(results, m) for m in results.methods}
     sentence = f"Mean over {seeds_text(results)}"
     sentence += f" with its {INTERVAL}" if results.summaries.seed.nunique() > 1 else ""
-    sentence += "; the first 40 epochs are shaded. " if shaded else "; no run goes beyond the first 40 epochs. "
-    rising = [results.titles[m] for m, gain in ends.items() if gain]
-    sentence += f"Still rising on every task over the last tenth of its budget: {listed(rising)}."
-    silent = [results.titles[task] for task in results.tasks if task not in tasks]
-    return sentence + (f" Left out, as no training episode ended on {listed(silent)}." if silent else ""), drawing
+    sentence += "; the first 40 epochs are shaded." if shaded else "; no run goes beyond the first 40 epochs."
+    return sentence, drawing
 
 
 def last_gain(results: Results, method: str) -> bool:

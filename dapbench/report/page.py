@@ -44,12 +44,16 @@ def protocol(results: Results) -> dict[str, str]:
         "Seeds": f"{listed(map(str, profile['seeds']))}; here: {seeds_text(results)}",
         "Online budget": f"{epochs * epoch_steps:,} environment steps = {epochs} epochs × {epoch_steps:,}",
         "Learning curve": "per epoch the mean return of the training episodes that ended in it",
-        "ALC@40": "mean of the curve over epochs 1 to 40",
+        "ALC@40": "training: mean of the learning curve over epochs 1 to 40; evaluation: area under the evaluation"
+        " curve over epochs 0 to 40, divided by 40",
+        "Evaluation curve": f"mean action, frozen statistics, seeds of its own, {profile['eval_curve_episodes']}"
+        " episodes at epochs 0, 5, ..., 40 and then every 20",
         "Final return": "mean of the last 100 training episodes; never a maximum over the curve",
         "Evaluation": f"mean action, frozen statistics, seeds of its own, {profile['eval_episodes']} episodes",
-        "Logs": f"{logs_text(results)} Logs cost environment steps outside the online budget: a result with logs rests"
+        "Logs": f"a run of seed s starts from draw s mod {profile['log_draws']}, each of a behaviour policy of its own."
+        f" {logs_text(results)} Logs cost environment steps outside the online budget: a result with logs rests"
         " on more experience than one without.",
-        "Intervals": "95 % percentile bootstrap over seeds, stratified by task, seeded generator",
+        "Intervals": "95 % percentile bootstrap over seeds, and so over draws, stratified by task, seeded generator",
     }
 
 

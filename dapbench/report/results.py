@@ -22,9 +22,15 @@ from dapbench.report.statistics import Reference, reference_scores
 
 KEY = ["task", "method", "seed"]
 BASELINE, SUBJECT = "ppo", "ppo_dap"  # the two methods that the study compares
-METRICS = {"alc40": "ALC@40", "final_return": "Final return", "eval_return": "Evaluation return"}
-CURVE_COLUMNS = ["epoch", "env_steps", "return_mean", "return_std", "episodes"]
-SUMMARY_KEYS = [*KEY, "env_steps", "epochs", *METRICS, "config"]
+METRICS = {
+    "alc40": "ALC@40 (training)",
+    "alc40_eval": "ALC@40 (evaluation)",
+    "final_return": "Final return",
+    "eval_return": "Evaluation return",
+}
+CURVE_COLUMNS = ["epoch", "env_steps", "return_mean", "return_std", "episodes", "eval_return"]
+EVALUATION_COLUMNS = ["epoch", "env_steps", "eval_return"]
+SUMMARY_KEYS = [*KEY, "env_steps", "epochs", *METRICS, "eval_return_start", "config"]
 TIMING_KEYS = ["steps_per_second", "wall_seconds", "peak_memory_bytes"]
 
 
@@ -34,6 +40,7 @@ class Results:
 
     Attributes:
         curves: a row for each run and epoch: KEY, then curve.csv's columns.
+        evaluations: a row for each run and evaluation along the way: KEY, EVALUATION_COLUMNS; epoch 0 is the start.
         summaries: a row for each run: KEY, group, METRICS, env_steps, epochs, eval_std, eval_episodes, logs_*.
         timings: a row for each run with a timing.json: KEY, group and TIMING_KEYS.
         seconds: a row for each run and part of its time: KEY, part, seconds.
@@ -47,6 +54,7 @@ class Results:
     profile: Mapping[str, Any]
     folder: Path
     curves: pd.DataFrame
+    evaluations: pd.DataFrame
     summaries: pd.DataFrame
     timings: pd.DataFrame
     seconds: pd.DataFrame
@@ -99,12 +107,11 @@ class Results:
 
     def curve_array(self, task: str, method: str, column: str = "return_mean") -> np.ndarray:
         """A column of the filled curves, shape (epochs, runs), up to the shortest run in which an episode ended."""
-        chosen = self.curves[(self.curves.task == task) & (self.curves.method == method)]
-        # A run in which no episode ended has nothing to show, and would leave nothing of the others' mean.
-        ended = chosen[chosen.groupby("seed").return_mean.transform(lambda returns: returns.notna().any()).astype(bool)]
-        runs = [filled(run.sort_values("epoch")[column].to_numpy(float)) for _, run in ended.groupby("seed")]
-        epochs = min((len(run) for run in runs), default=0)
-        return np.stack([run[:epochs] for run in runs], axis=-1) if runs else np.empty((0, 0))
+        return _stacked(self.curves, task, method, column, "return_mean")
+
+    def evaluation_array(self, task: str, method: str, column: str = "eval_return") -> np.ndarray:
+        """A column of the evaluations along the way, shape (evaluations, runs), up to the shortest run."""
+        return _stacked(self.evaluations, task, method, column, "eval_return")
 
     @cached_property
     def references(self) -> dict[str, Reference]:
@@ -148,6 +155,7 @@ def load_results(results_dir: Path, profile: Mapping[str, Any]) -> Results:
     folder = Path(results_dir) / profile["name"]
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     curves: list[pd.DataFrame] = []
+    evaluations: list[pd.DataFrame] = []
     configs: dict[tuple[str, str], dict[str, Any]] = {}
     machines: list[dict[str, Any]] = []
     for cell in runs(profile):
@@ -165,6 +173,7 @@ def load_results(results_dir: Path, profile: Mapping[str, Any]) -> Results:
             configs.setdefault((cell.task, cell.method), summary["config"])
             rows["summaries"].append({**_flat(summary), **key})
             curves.append(curve.assign(**{name: key[name] for name in KEY}))
+            evaluations.append(_evaluations(curves[-1], summary["eval_return_start"]))
             if (run / "timing.json").exists():
                 timing = read_json(run / "timing.json", TIMING_KEYS)
                 rows["timings"].append({**{name: timing[name] for name in TIMING_KEYS}, **key})
@@ -182,7 +191,8 @@ def load_results(results_dir: Path, profile: Mapping[str, Any]) -> Results:
         profile,
         folder,
         pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(columns=[*KEY, *CURVE_COLUMNS]),
-        _frame(rows["summaries"], [*KEY, "group", *METRICS, "env_steps", "epochs", "logs_quality"]),
+        pd.concat(evaluations, ignore_index=True) if evaluations else pd.DataFrame(columns=[*KEY, *EVALUATION_COLUMNS]),
+        _frame(rows["summaries"], [*KEY, "group", *METRICS, "env_steps", "epochs", "logs_quality", "logs_draw"]),
         _frame(rows["timings"], [*KEY, "group", *TIMING_KEYS]),
         _frame(rows["seconds"], [*KEY, "group", "part", "seconds"]),
         _frame(rows["failures"], [*KEY, "group", "epoch", "quantity", "message", "last_good_checkpoint"]),
@@ -191,6 +201,18 @@ def load_results(results_dir: Path, profile: Mapping[str, Any]) -> Results:
         machines,
         pd.DataFrame(overhead),
     )
+
+
+def _stacked(frame: pd.DataFrame, task: str, method: str, column: str, needed: str) -> np.ndarray:
+    """A column of a method's curves on a task, filled, shape (rows, runs), up to the shortest run.
+
+    A run whose column ``needed`` is empty has nothing to show, and would leave nothing of the others' mean.
+    """
+    chosen = frame[(frame.task == task) & (frame.method == method)]
+    shown = chosen[chosen.groupby("seed")[needed].transform(lambda values: values.notna().any()).astype(bool)]
+    runs = [filled(run.sort_values("epoch")[column].to_numpy(float)) for _, run in shown.groupby("seed")]
+    rows = min((len(run) for run in runs), default=0)
+    return np.stack([run[:rows] for run in runs], axis=-1) if runs else np.empty((0, 0))
 
 
 def _conf_title(group: str, name: str) -> str:
@@ -247,11 +269,22 @@ def _curve(path: Path) -> pd.DataFrame:
     return curve
 
 
+def _evaluations(curve: pd.DataFrame, start_return: float | None) -> pd.DataFrame:
+    """The rows of a run's curve at which it was evaluated, after one for its start as epoch 0."""
+    columns = [*KEY, *EVALUATION_COLUMNS]
+    start = (
+        curve[columns]
+        .head(1)
+        .assign(epoch=0, env_steps=0, eval_return=np.nan if start_return is None else start_return)
+    )
+    return pd.concat([start, curve[columns]], ignore_index=True).dropna(subset="eval_return")
+
+
 def _same_run(path: Path, summary: dict[str, Any], cell: Run) -> None:
     found = [summary[name] for name in KEY]
     if found != [cell.task, cell.method, cell.seed]:
         raise malformed(path, f"is of another run ({' '.join(map(str, found))})")
-    wrong = [name for name in METRICS if not isinstance(summary[name], int | float | None)]
+    wrong = [name for name in (*METRICS, "eval_return_start") if not isinstance(summary[name], int | float | None)]
     if wrong:
         raise malformed(path, f"holds something that is not a number in {', '.join(wrong)}")
 

@@ -1,5 +1,7 @@
 """Figures around the returns: where the time goes, memory, ablations, log qualities, the dual-proximal diagnostics."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -18,7 +20,18 @@ from dapbench.report.study_tables import (
     timing_strata,
     variants,
 )
-from dapbench.report.style import counted, digits, dots, listed, number, palette, panels, spread
+from dapbench.report.style import (
+    counted,
+    digits,
+    dots,
+    legend_below,
+    listed,
+    number,
+    palette,
+    panels,
+    seeds_text,
+    spread,
+)
 from dapbench.report.tables import metric_text, needs, normalized_strata
 
 BOUND_TERMS = {
@@ -133,6 +146,36 @@ def log_quality_curve(results: Results) -> tuple:
         changes.append(f"{number(change, digits([change]))} on {results.titles[task]}")
     sentence = f"From the logs of the lowest return to those of the highest, mean {metric_text(metric)} changes by"
     return f"{sentence} {listed(changes)}.", drawing
+
+
+@figure("log_draws", "Return against the return of the draw of logs")
+def log_draws(results: Results) -> tuple:
+    """Each run's primary metric against the mean return of the logs that it started from; PPO's mean as a line."""
+    metric = primary(results)
+    frame = results.summaries[results.summaries.method.isin(results.methods)]
+    if "logs_return_mean" not in frame or (frame := frame.dropna(subset=["logs_return_mean", metric])).empty:
+        raise Absent("No run says what its logs returned.")
+    tasks = [task for task in results.tasks if task in set(frame.task)]
+    methods = [method for method in results.methods if method in set(frame.method)]
+    drawing, axes = panels(len(tasks), 3.6, 3.0)
+    for axis, task in zip(axes, tasks, strict=True):
+        for method, marker in zip(methods, itertools.cycle("osD^v"), strict=False):
+            own = frame[(frame.task == task) & (frame.method == method)]
+            colour, label = palette(results)[method], results.titles[method]
+            axis.plot(own.logs_return_mean, own[metric], marker, color=colour, label=label, markersize=4, alpha=0.8)
+        if len(ppo := results.scores(metric, task, BASELINE)):
+            title = f"{results.titles[BASELINE]}, mean"
+            axis.axhline(ppo.mean(), color=palette(results)[BASELINE], linestyle="--", label=title)
+        axis.set(title=results.titles[task], xlabel="Mean return in the logs", ylabel=METRICS[metric])
+        axis.margins(0.15)
+    legend_below(drawing, axes[0])
+    sentence = f"A point a run: {metric_text(metric)}, {seeds_text(results, methods)}."
+    spans = frame.groupby("task").logs_return_mean.agg(["min", "max"])
+    parts = [
+        f"{number(low, digits([low]))} to {number(high, digits([high]))} on {results.titles[str(task)]}"
+        for task, low, high in spans.loc[tasks].itertuples()
+    ]
+    return f"{sentence} The draws' logs return {listed(parts)}.", drawing
 
 
 @figure("diagnostics", "Dual-proximal diagnostics of PPO-DAP")

@@ -219,6 +219,8 @@ def log_qualities(results: Results) -> tuple:
 
 LOG_COLUMNS = {
     "logs_quality": "Quality",
+    "logs_draw": "Draw",
+    "logs_behaviour_seed": "Behaviour seed",
     "logs_transitions": "Transitions",
     "logs_env_steps": "Environment steps",
     "logs_return_mean": "Mean return",
@@ -227,16 +229,26 @@ LOG_COLUMNS = {
 }
 
 
+def _cell(value: float | str | None) -> str:
+    """A number or word of a set of logs as text; "unknown" where the makers of a dataset do not say."""
+    if value is None or pd.isna(value):
+        return "unknown"
+    if isinstance(value, str):
+        return value
+    return f"{value:,.0f}" if value >= 1e4 else f"{value:.0f}"  # a seed is no count
+
+
 @table("logs", "The logs that runs started from")
 def logs(results: Results) -> tuple:
     """Every set of logs in use: what it holds and what it cost outside the online budget."""
     columns = [name for name in LOG_COLUMNS if name in results.summaries]
     used = results.summaries.dropna(subset=["logs_quality"])[["task", *columns]].drop_duplicates()
+    used = used.sort_values(["task", "logs_quality", "logs_draw"])
     if used.empty:
         raise Absent("No run used logs.")
     shown = pd.DataFrame({"Task": used.task.map(results.titles)})
     for name in columns:
-        shown[LOG_COLUMNS[name]] = used[name].map(lambda v: f"{v:,.0f}" if isinstance(v, float | int) else str(v))
+        shown[LOG_COLUMNS[name]] = used[name].map(_cell)
     sentence = f"{counted(len(used), 'set')} of logs. {logs_text(results)}"
     return sentence, shown, used, "Environment steps: spent on making the logs, outside the online budget."
 
@@ -245,16 +257,16 @@ def logs(results: Results) -> tuple:
 def priors(results: Results) -> tuple:
     """Each prior's proposals against the logged actions of episodes that it did not see, beside a Gaussian's."""
     shown, values = [], []
-    for path in sorted((results.folder / "priors").glob("*/*/*/quality.json")):
-        task, quality, kind = path.parts[-4:-1]
+    for path in sorted((results.folder / "priors").glob("*/*/*/*/quality.json")):
+        task, quality, draw, kind = path.parts[-5:-1]
         measured = read_json(path, ["prior", "gaussian"])
-        row: dict[str, Any] = {"Task": results.titles.get(task, task), "Logs": quality, "Prior": kind}
+        row: dict[str, Any] = {"Task": results.titles.get(task, task), "Logs": quality, "Draw": draw, "Prior": kind}
         for key, label in (("energy_score", "Energy score"), ("energy_distance", "Energy distance")):
             for of, whose in (("prior", ""), ("gaussian", ", Gaussian")):
                 row[label + whose] = f"{measured[of][key]:.4f}"
         shown.append(row)
         values.append(
-            {"task": task, "quality": quality, "prior": kind}
+            {"task": task, "quality": quality, "draw": draw, "prior": kind}
             | {f"{of}_{k}": v for of in ("prior", "gaussian") for k, v in measured[of].items()}
         )
     if not shown:

@@ -5,6 +5,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -99,14 +100,21 @@ def counted(count: int, thing: str) -> str:
 
 
 def seeds_text(results: Results, methods: Iterable[str] | None = None) -> str:
-    """How many seeds stand behind each mean of the profile's methods, or of ``methods``."""
+    """How many seeds, on how many draws of logs, stand behind each mean of the profile's methods, or of ``methods``."""
     chosen = results.summaries.method.isin(results.methods if methods is None else list(methods))
-    counts = results.summaries[chosen].groupby(["task", "method"]).size()
+    runs = results.summaries[chosen].groupby(["task", "method"])
+    counts, draws = runs.size(), runs.logs_draw.nunique()
     if counts.empty:
         return "no runs"
-    if counts.max() == 1:
-        return "1 seed, so there are no intervals"
-    return counted(counts.max(), "seed") if counts.min() == counts.max() else f"{counts.min()} to {counts.max()} seeds"
+    draws = draws[draws > 0]  # the methods that start from logs
+    text = _range(counts, "seed") + (f" on {_range(draws, 'draw')} of logs" if len(draws) else "")
+    return f"{text}, so there are no intervals" if counts.max() == 1 else text
+
+
+def _range(counts: pd.Series, thing: str) -> str:
+    """Numbers of things as they stand in a sentence: "3 seeds", "2 to 3 seeds"."""
+    most = counted(counts.max(), thing)
+    return most if counts.min() == counts.max() else f"{counts.min()} to {most}"
 
 
 def logs_text(results: Results) -> str:
@@ -120,11 +128,11 @@ def logs_text(results: Results) -> str:
     if steps is None or steps.isna().all():
         cost = "an unstated number of environment steps"
     elif steps.min() == steps.max():
-        cost = f"{steps.max():,.0f} environment steps a task"
+        cost = f"{steps.max():,.0f} environment steps a draw"
     elif steps.max() < 1.01 * steps.min():
-        cost = f"about {float(f'{steps.mean():.3g}'):,.0f} environment steps a task"
+        cost = f"about {float(f'{steps.mean():.3g}'):,.0f} environment steps a draw"
     else:
-        cost = f"{steps.min():,.0f} to {steps.max():,.0f} environment steps a task"
+        cost = f"{steps.min():,.0f} to {steps.max():,.0f} environment steps a draw"
     return f"{methods} started from {kinds} logs, which cost {cost} outside the online budget."
 
 

@@ -1,5 +1,7 @@
 """Tables of returns: each metric, PPO-DAP minus PPO, wins and losses, and aggregates over tasks."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 
@@ -21,10 +23,18 @@ AGGREGATES = {
 }
 
 
-@table("alc40", "ALC@40: mean return over the first 40 epochs")
+# The two readings of ALC@40, by the curve that each is of.
+READINGS = {"alc40": "training", "alc40_eval": "evaluation"}
+READINGS_NOTE = (
+    "Training: the mean of the training curve over epochs 1 to 40. Evaluation: the area under the curve of the"
+    " deterministic evaluation at epochs 0, 5, ..., 40, divided by 40."
+)
+
+
+@table("alc40", "ALC@40: mean return over the first 40 epochs, in training and in evaluation")
 def alc40(results: Results) -> tuple:
-    """ALC@40 per task and method."""
-    return _returns(results, "alc40")
+    """Both readings of ALC@40 per task and method."""
+    return _returns(results, *READINGS)
 
 
 @table("final_return", "Final return: mean of the last 100 training episodes")
@@ -39,16 +49,18 @@ def eval_return(results: Results) -> tuple:
     return _returns(results, "eval_return")
 
 
-def _returns(results: Results, metric: str) -> tuple:
-    needs(results, metric)
+def _returns(results: Results, *metrics: str) -> tuple:
+    """The first of ``metrics`` is what the item needs; the others stand beside it where runs have them."""
+    needs(results, metrics[0])
+    metrics = tuple(metric for metric in metrics if results.summaries[metric].notna().any())
     shown, values = [], []
-    for task in results.tasks:
+    for task, metric in itertools.product(results.tasks, metrics):
         scores = {m: s for m in results.methods if len(s := results.scores(metric, task, m))}
         lacking = "missing" if results.has_episodes(task) or metric == "eval_return" else "no episode ended"
         best = max(scores, key=lambda m: scores[m].mean(), default="")
         estimates = {m: statistics.interval(statistics.mean, [s]) for m, s in scores.items()}
         decimals = digits(float(s.mean()) for s in scores.values())
-        row = {"Task": results.titles[task]}
+        row = {"Task": results.titles[task]} | ({"Curve": READINGS[metric]} if metric in READINGS else {})
         for method in results.methods:
             title = results.titles[method]
             if method not in scores:
@@ -62,11 +74,14 @@ def _returns(results: Results, metric: str) -> tuple:
             values[-1] |= {"seeds": len(scores[method]), "mark": mark}
         shown.append(row)
     tidy = pd.DataFrame(values)
-    leaders = tidy[tidy.mark == "best"].method.value_counts()
-    leads = [f"{results.titles[m]} leads on {leaders[m]}" for m in results.methods if m in leaders]
-    sentence = f"By mean {metric_text(metric)}, {listed(leads)} of {counted(len(shown), 'task')}."
-    note = (NOTE if tidy.seeds.max() > 1 else ONE_SEED) + " " + provenance(results)
-    return sentence, pd.DataFrame(shown), tidy, note
+    sentences = []
+    for metric in metrics:
+        leaders = tidy[(tidy.mark == "best") & (tidy.metric == metric)].method.value_counts()
+        leads = [f"{results.titles[m]} leads on {leaders[m]}" for m in results.methods if m in leaders]
+        sentences.append(f"By mean {metric_text(metric)}, {listed(leads)} of {counted(len(results.tasks), 'task')}.")
+    notes = [READINGS_NOTE] if metrics[0] in READINGS else []
+    notes += [NOTE if tidy.seeds.max() > 1 else ONE_SEED, provenance(results)]
+    return " ".join(sentences), pd.DataFrame(shown), tidy, " ".join(notes)
 
 
 def _against_best(best: np.ndarray, scores: np.ndarray) -> str:
@@ -76,7 +91,7 @@ def _against_best(best: np.ndarray, scores: np.ndarray) -> str:
 
 def metric_text(metric: str) -> str:
     """A metric's title within a sentence."""
-    return METRICS[metric] if metric == "alc40" else METRICS[metric].lower()
+    return METRICS[metric] if metric in READINGS else METRICS[metric].lower()
 
 
 def verdict(difference: Estimate) -> str:
@@ -139,30 +154,37 @@ def difference(results: Results) -> tuple:
     subject, baseline = results.titles[SUBJECT], results.titles[BASELINE]
     shown: list[dict[str, str]] = []
     values: list[dict[str, object]] = []
-    per_task = differences(results, "alc40")
-    for task, estimate in per_task.items():
-        means = {m: results.scores("alc40", task, m) for m in (BASELINE, SUBJECT)}
+    found = {metric: differences(results, metric) for metric in READINGS}
+    for task, metric in [(task, metric) for task in results.tasks for metric in READINGS if task in found[metric]]:
+        estimate = found[metric][task]
+        means = {m: results.scores(metric, task, m) for m in (BASELINE, SUBJECT)}
         decimals = digits(float(s.mean()) for s in means.values())
-        row = {"Task": results.titles[task]}
+        row = {"Task": results.titles[task], "Curve": READINGS[metric]}
         row |= {
             results.titles[m]: spread(statistics.interval(statistics.mean, [s]), decimals) for m, s in means.items()
         }
         row |= {"Difference": spread(estimate, decimals), "Verdict": verdict(estimate)}
         shown.append(row)
         counts = {f"seeds_{m}": len(s) for m, s in means.items()}
-        values.append({"task": task, **numbers(estimate), **counts, "verdict": verdict(estimate)})
+        values.append({"task": task, "metric": metric, **numbers(estimate), **counts, "verdict": verdict(estimate)})
     if not shown:
         raise Absent(f"No task has runs of both {subject} and {baseline}.")
-    tasks = [task for task in per_task if task in results.references]
-    if len(tasks) > 1:
-        pair = [normalized_strata(results, "alc40", m, tasks) for m in (SUBJECT, BASELINE)]
-        overall = statistics.interval(statistics.difference_of_means, *pair)
-        ends = [spread(statistics.interval(statistics.mean, s)) for s in (pair[1], pair[0])]
-        shown.append(dict(zip(shown[0], ["Normalized mean", *ends, spread(overall), verdict(overall)], strict=True)))
-        values.append({"task": "normalized mean", **numbers(overall), "verdict": verdict(overall)})
-    verdicts = verdict_text([verdict(estimate) for estimate in per_task.values()], f"{baseline}'s")
-    sentence = f"{subject}'s ALC@40 is {verdicts} ({seeds_text(results, [SUBJECT, BASELINE])})."
-    return sentence, pd.DataFrame(shown), pd.DataFrame(values), provenance(results, [SUBJECT, BASELINE])
+    for metric, per_task in found.items():
+        tasks = [task for task in per_task if task in results.references]
+        if len(tasks) > 1:
+            pair = [normalized_strata(results, metric, m, tasks) for m in (SUBJECT, BASELINE)]
+            overall = statistics.interval(statistics.difference_of_means, *pair)
+            ends = [spread(statistics.interval(statistics.mean, s)) for s in (pair[1], pair[0])]
+            cells = ["Normalized mean", READINGS[metric], *ends, spread(overall), verdict(overall)]
+            shown.append(dict(zip(shown[0], cells, strict=True)))
+            values.append(
+                {"task": "normalized mean", "metric": metric, **numbers(overall), "verdict": verdict(overall)}
+            )
+    told = {m: verdict_text([verdict(e) for e in own.values()], f"{baseline}'s") for m, own in found.items() if own}
+    sentence = f"{subject}'s ALC@40 is {told['alc40']} (training, {seeds_text(results, [SUBJECT, BASELINE])})."
+    sentence += f" By the evaluation it is {told['alc40_eval']}." if "alc40_eval" in told else ""
+    note = f"{READINGS_NOTE} {provenance(results, [SUBJECT, BASELINE])}"
+    return sentence, pd.DataFrame(shown), pd.DataFrame(values), note
 
 
 @table("wins", "PPO-DAP against the strongest on-policy baseline")

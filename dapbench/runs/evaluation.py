@@ -14,11 +14,12 @@ from dapbench.ppo import PPO
 from dapbench.rl.environments import env_seeds, make_envs, to_env_actions
 from dapbench.settings import check_number
 
-EVALUATION_STREAM = 1
+# Of a seed's streams; 0 trains, film.py has 2, and recording logs those from 4 on.
+EVALUATION_STREAM, CURVE_STREAM = 1, 3
 REMEDY = "copy or pull it again, or remove it and train the run again"
 
 
-def evaluate(module: PPO, episodes: int, seed: int) -> list[float]:
+def evaluate(module: PPO, episodes: int, seed: int, stream: int = EVALUATION_STREAM) -> list[float]:
     """Returns of ``episodes`` episodes under the mean action, with the observation statistics as they are.
 
     Every environment plays a quota of episodes fixed beforehand, so that short episodes are not favoured.
@@ -28,7 +29,7 @@ def evaluate(module: PPO, episodes: int, seed: int) -> list[float]:
     returns: list[list[float]] = [[] for _ in range(num_envs)]
     envs = make_envs(module.config["task"], num_envs)
     mean_action = module.mean_action()
-    observation, _ = envs.reset(seed=env_seeds(seed, num_envs, EVALUATION_STREAM))
+    observation, _ = envs.reset(seed=env_seeds(seed, num_envs, stream))
     running = np.zeros(num_envs)
     while any(len(done) < quota for done, quota in zip(returns, quotas, strict=True)):
         actions = to_env_actions(mean_action(observation.astype(np.float32)), module.action_space)

@@ -14,25 +14,32 @@ from typing import Any
 import numpy as np
 import torch
 
-from dapbench.curves import alc
+from dapbench.curves import alc, alc_eval
 from dapbench.files import write_json, write_text
 
 FINAL_EPISODES = 100
 RESULTS = ("curve.csv", "summary.json", "timing.json", "model.ckpt")  # what a finished run leaves
-PROFILE_KEYS = ("name", "epochs", "epoch_steps", "schedule_epochs", "eval_episodes")
-LOGS_KEYS = ("quality", "transitions", "env_steps", "return_mean", "source")
+PROFILE_KEYS = ("name", "epochs", "epoch_steps", "schedule_epochs", "eval_episodes", "eval_curve_episodes")
+LOGS_KEYS = ("quality", "draw", "behaviour_seed", "transitions", "env_steps", "return_mean", "source")
 # Keys of a configuration that say where and how, not what.
-WHERE = ("out", "params", "logs_dir", "prior_dir", "tracking", "checkpoint_epochs")
+WHERE = ("out", "params", "draw", "logs_dir", "prior_dir", "tracking", "checkpoint_epochs")
 PACKAGES = ("dapbench", "torch", "lightning", "gymnasium", "mujoco", "numpy", "peft", "minari", "hydra-core")
 
 
-def curve_row(epoch: int, env_steps: int, episodes: Sequence[tuple[float, int]], metrics: Mapping[str, float]) -> dict:
+def curve_row(
+    epoch: int,
+    env_steps: int,
+    episodes: Sequence[tuple[float, int]],
+    eval_return: float | None,
+    metrics: Mapping[str, float],
+) -> dict[str, Any]:
     """One epoch of the curve.
 
     Args:
         epoch: from 1.
         env_steps: so far.
         episodes: return and length of each training episode that ended in the epoch; without any, the cells are empty.
+        eval_return: mean return of the evaluation after the epoch; the cell is empty where there was none.
         metrics: the epoch's mean of each further column.
     """
     returns = np.array([episode_return for episode_return, _ in episodes])
@@ -42,6 +49,7 @@ def curve_row(epoch: int, env_steps: int, episodes: Sequence[tuple[float, int]],
     row["return_std"] = float(returns.std()) if len(returns) else ""
     row["episodes"] = len(returns)
     row["length_mean"] = float(lengths.mean()) if len(lengths) else ""
+    row["eval_return"] = "" if eval_return is None else eval_return
     return row | dict(metrics)
 
 
@@ -59,6 +67,7 @@ def summarize(
     config: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
     episode_returns: Sequence[float],
+    start_return: float | None,
     evaluation: Sequence[float],
     logs: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
@@ -68,10 +77,13 @@ def summarize(
         config: the run's resolved configuration.
         rows: the curve.
         episode_returns: of every training episode, in the order in which they ended.
-        evaluation: returns of the deterministic evaluation.
+        start_return: mean return of the evaluation before the first iteration, if there was one.
+        evaluation: returns of the deterministic evaluation at the end.
         logs: description of the logs that the method started from, or None.
     """
     area = alc(np.array([math.nan if row["return_mean"] == "" else row["return_mean"] for row in rows]))
+    points = {0: start_return} | {row["epoch"]: row["eval_return"] for row in rows}
+    evaluated = alc_eval({epoch: value for epoch, value in points.items() if value not in ("", None)})
     last = episode_returns[-FINAL_EPISODES:]
     return {
         "task": config["task"]["name"],
@@ -81,6 +93,8 @@ def summarize(
         "env_steps": rows[-1]["env_steps"],
         "epochs": len(rows),
         "alc40": None if math.isnan(area) else area,
+        "alc40_eval": None if math.isnan(evaluated) else evaluated,
+        "eval_return_start": start_return,
         "final_return": float(np.mean(last)) if len(last) else None,
         "final_episodes": len(last),
         "eval_return": float(np.mean(evaluation)) if np.isfinite(evaluation).all() else None,

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 from dapbench import fitting
+from dapbench.curves import is_evaluated
 from dapbench.errors import UserError
 from dapbench.files import require_writable, whole, write_json
 from dapbench.ppo import PPO, Divergence
-from dapbench.runs.evaluation import evaluate, module_class
+from dapbench.runs.evaluation import CURVE_STREAM, evaluate, module_class
 from dapbench.runs.progress import Progress
 from dapbench.runs.resuming import PlainCheckpoints, Resume
 from dapbench.runs.run_directory import RESULTS, curve_row, summarize, write_curve, write_timing
@@ -24,19 +25,30 @@ from dapbench.settings import check_choice, check_number
 
 
 class Curve(pl.Callback):
-    """Gathers the curve, one row an epoch, and times the run after its first iteration (which compiles)."""
+    """Gathers the curve, one row an epoch, and times the run after its first iteration (which compiles).
 
-    def __init__(self) -> None:
+    Args:
+        eval_episodes: episodes of each evaluation along the way; 0: there is none.
+    """
+
+    def __init__(self, eval_episodes: int = 0) -> None:
+        self.eval_episodes = eval_episodes
         self.rows: list[dict[str, Any]] = []
+        self.start_return: float | None = None  # the evaluation before the first iteration
         self.returns: list[float] = []  # every training episode's, in the order in which they ended
         self.epoch: list[dict[str, Any]] = []  # what the iterations of the epoch at work gave
         self.first_iteration_end: tuple[float, int] | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, module: PPO) -> None:
+        """Evaluates a fresh run before its first iteration."""
+        if not self.rows:
+            self.start_return = self.evaluation(module, 0)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: PPO, outputs: dict[str, Any], *_: Any) -> None:
         """Takes what an iteration gave; the end of the first one, which compiles, starts the clock."""
         self.epoch.append(outputs)
         if self.first_iteration_end is None:
-            self.first_iteration_end = (time.perf_counter(), module.carried.env_steps)
+            self.first_iteration_end = (self.training_time(module), module.carried.env_steps)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: PPO) -> None:
         """Adds the epoch's row."""
@@ -44,22 +56,36 @@ class Curve(pl.Callback):
         names = dict.fromkeys(name for iteration in metrics for name in iteration)
         means = {n: float(np.mean([m[n] for m in metrics if n in m])) for n in names}
         ended = list(zip(chain(*returns), chain(*lengths), strict=True))
-        self.rows.append(curve_row(len(self.rows) + 1, module.carried.env_steps, ended, means))
+        epoch = trainer.current_epoch + 1
+        self.rows.append(curve_row(epoch, module.carried.env_steps, ended, self.evaluation(module, epoch), means))
         self.returns += chain(*returns)
         self.epoch.clear()
 
+    def evaluation(self, module: PPO, epoch: int) -> float | None:
+        """The mean return after an epoch that is evaluated; no random number of the training's is drawn for it."""
+        if not (self.eval_episodes and is_evaluated(epoch)):
+            return None
+        with module.clock("evaluation"):
+            returns = evaluate(module, self.eval_episodes, module.config["seed"], CURVE_STREAM)
+        return float(np.mean(returns))
+
     def state_dict(self) -> dict[str, Any]:
         """The curve so far, for a checkpoint."""
-        return {"rows": self.rows, "returns": self.returns}
+        return {"rows": self.rows, "returns": self.returns, "start_return": self.start_return}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over the curve of a stopped run."""
         self.rows, self.returns = state_dict["rows"], state_dict["returns"]
+        self.start_return = state_dict["start_return"]
 
     def steps_per_second(self, module: PPO) -> float:
-        """Environment steps per second of training without the first iteration's compilation."""
+        """Environment steps per second of training, without the first iteration's compilation and evaluations."""
         start, steps = self.first_iteration_end or (0.0, 0)
-        return (module.carried.env_steps - steps) / (time.perf_counter() - start)
+        return (module.carried.env_steps - steps) / (self.training_time(module) - start)
+
+    def training_time(self, module: PPO) -> float:
+        """A clock in seconds that stands still while the run is evaluated."""
+        return time.perf_counter() - module.clock.seconds.get("evaluation", 0.0)
 
 
 def check_run(config: Mapping[str, Any]) -> None:
@@ -71,6 +97,7 @@ def check_run(config: Mapping[str, Any]) -> None:
     check_number("seed", config["seed"], 0, 2**31 - 1, integer=True)
     for key in ("epochs", "epoch_steps", "schedule_epochs", "eval_episodes"):
         check_number(f"profile.{key}", config["profile"][key], 1, 10**9, integer=True)
+    check_number("profile.eval_curve_episodes", config["profile"]["eval_curve_episodes"], 0, 10**9, integer=True)
     check_choice("device", config.get("device", "cpu"), ("cpu", "cuda"))
     if config.get("device") == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda, but torch sees no GPU; use device=cpu")
@@ -120,8 +147,9 @@ def train(config: dict[str, Any], record: Callable[[Path], Any] | None = None) -
     out = Path(config["out"])
     ended = ended_run(out)
     require_writable(out)
+    check_number("draw", config["draw"], 0, 10**9, integer=True)
     check_number("checkpoint_epochs", config["checkpoint_epochs"], 0, 10**9, integer=True)
-    module, curve = build(config), Curve()
+    module, curve = build(config), Curve(config["profile"]["eval_curve_episodes"])
     resume = Resume(module, config["checkpoint_epochs"])
     if ended not in (None, resume.fingerprint):
         raise occupied(out)
@@ -158,7 +186,8 @@ def train(config: dict[str, Any], record: Callable[[Path], Any] | None = None) -
         trainer.save_checkpoint(temporary)
     write_curve(out / "curve.csv", curve.rows)
     time_it()
-    summary = summarize(module.config, curve.rows, curve.returns, evaluation, module.logs_description())
+    logs = module.logs_description()
+    summary = summarize(module.config, curve.rows, curve.returns, curve.start_return, evaluation, logs)
     write_json(out / "summary.json", summary)
     if record is not None:
         with module.clock("tracking"):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # a module that imports MuJoCo is imported after choose_backe
 
 BACKENDS = ("egl", "osmesa")  # those of MuJoCo's that need no screen
 PROBE = "import mujoco; mujoco.GLContext(16, 16).make_current()"
-FILM_STREAM = 2  # the other streams of a seed: training 0, evaluation 1, recording logs from 3 on
+FILM_STREAM = 2  # the other streams of a seed: training 0, evaluation 1, its curve 3, recording logs from 4 on
 COLOURS = 64  # a gif of 128 looks no better here and is a quarter larger
 RANGES = {"seconds": (0.1, 600.0), "fps": (1, 50), "width": (16, 2000), "height": (16, 2000), "seed": (0, 2**31 - 1)}
 

@@ -17,7 +17,7 @@ from dapbench.rl.environments import env_seeds, make_envs, to_policy_actions
 from dapbench.rl.rollout import Collector
 
 SEED = 0
-# The rollout; streams 0 and 1 of a seed are those of training and evaluation, from 3 on those of recording logs.
+# The rollout; streams 0, 1 and 3 of a seed are those of training and evaluations, from 4 on those of recording logs.
 ENVS, STEPS, STREAM = 4, 500, 2
 STATES = 24  # visited states with proposals
 LOGGED_STATES = 1000  # states of the logs with an action of each

@@ -50,7 +50,7 @@ def one_core() -> Iterator[None]:
 
 
 def run_arguments(config: dict[str, Any], folder: Path) -> list[str]:
-    """Arguments of ``dapbench train`` for runs of ``overhead_epochs`` with one episode of evaluation.
+    """Arguments of ``dapbench train`` for runs of ``overhead_epochs`` with one episode of evaluation at their end.
 
     Schedules are squeezed into them, so that each of a method's phases has its share of the time as in a whole run.
     """
@@ -58,7 +58,8 @@ def run_arguments(config: dict[str, Any], folder: Path) -> list[str]:
     write_text(folder / "conf/task/timed_by_overhead.yaml", yaml.safe_dump(config["task"]))
     arguments = ["task=timed_by_overhead", f"device={config['device']}", f"--config-dir={folder / 'conf'}"]
     epochs = config["profile"]["overhead_epochs"]
-    profile, budget = config["profile"], {"epochs": epochs, "schedule_epochs": epochs, "eval_episodes": 1}
+    profile, budget = config["profile"], {"epochs": epochs, "schedule_epochs": epochs}
+    budget |= {"eval_episodes": 1, "eval_curve_episodes": 0}
     budget |= {key: profile[key] for key in ("epoch_steps", "compile")}
     if config["params"] is None:
         return [*arguments, f"profile={profile['name']}", *(f"profile.{key}={value}" for key, value in budget.items())]

@@ -11,10 +11,10 @@ from typing import Any
 
 from dapbench.errors import UserError
 
-CURVE = ("return_mean", "return_std")  # columns that are shown first
+CURVE = ("return_mean", "return_std", "eval_return")  # columns that are shown first
 OF_A_FAILURE = ("epoch", "quantity", "message")
 # The names of all tags that a record can have, MLflow's own aside.
-OWN_TAGS = ("task", "method", "seed", "title", "profile", "logs", "directory", "fingerprint", *OF_A_FAILURE)
+OWN_TAGS = ("task", "method", "seed", "draw", "title", "profile", "logs", "directory", "fingerprint", *OF_A_FAILURE)
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ def read_run(run_dir: Path) -> Record:
         # To group by: MLflow picks a group's colour by its name, and gives `ppo` and `ppo_dap` the same one.
         title = result.get("config", {}).get("method", {}).get("title", result["method"])
         tags |= {"title": title, "profile": result.get("profile", "unknown"), "logs": logs.get("quality") or "none"}
+        tags |= {"draw": logs["draw"]} if logs.get("draw") is not None else {}
         tags |= {name: result[name] for name in OF_A_FAILURE if failed and name in result}
         return Record(
             directory=_name(run_dir),

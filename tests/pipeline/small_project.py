@@ -255,8 +255,8 @@ ONLY_PPO = ("profile=tiny", "profile.methods=[ppo]")
 PPO_CALLS = ["report report", "showcase showcase/hopper/ppo", "train runs/hopper/ppo/0"]
 REPRO = "import sys; from dapbench.pipeline.commands import repro; sys.exit(repro(sys.argv[1:]))"
 ALL_CALLS = [
-    "collect logs/hopper/medium",
-    "pretrain priors/hopper/medium/diffusion",
+    "collect logs/hopper/medium/0",
+    "pretrain priors/hopper/medium/0/diffusion",
     *PPO_CALLS,
     "showcase showcase/hopper/ppo_dap",
     "train runs/hopper/ppo_dap/0",

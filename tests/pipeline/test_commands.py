@@ -18,10 +18,10 @@ from dapbench.report.command import report
 def test_a_failed_cell_stops_only_what_needs_it(project: Project) -> None:
     run = project.repro(STUB_FAILS="logs")
     assert run.returncode == 1
-    assert project.calls() == ["collect logs/hopper/medium", *PPO_CALLS]
-    log = "results/tiny/cell_logs/collect@tiny-hopper-medium.txt"
+    assert project.calls() == ["collect logs/hopper/medium/0", *PPO_CALLS]
+    log = "results/tiny/cell_logs/collect@tiny-hopper-medium-0.txt"
     assert "1 cells failed, 3 that need them were left out" in run.stderr
-    assert f"collect@tiny-hopper-medium: told to fail; see {log}" in run.stderr
+    assert f"collect@tiny-hopper-medium-0: told to fail; see {log}" in run.stderr
     assert "told to fail" in (project.root / log).read_text(encoding="utf-8")
     assert "the headline of tiny" in run.stdout
 

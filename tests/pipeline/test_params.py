@@ -4,12 +4,19 @@ from typing import Any
 
 import pytest
 import yaml
-from small_project import Project
+from small_project import ROOT, Project
 
+from dapbench.config import compose as command
 from dapbench.errors import UserError
 from dapbench.pipeline.catalogue import NUM_DEPS
 from dapbench.pipeline.params import compose
 
+# Of a stage: its command, and the key of its cells that each argument is taken from.
+COMMANDS = {
+    "collect": ("collect", "logs", "quality", "draw", "draw"),
+    "pretrain": ("pretrain", "logs", "quality", "draw", "draw", "prior", "prior"),
+    "online": ("train", "method", "method", "seed", "seed"),
+}
 BY_DVC = """
 import os, sys
 from dvc.repo import Repo
@@ -54,18 +61,59 @@ def test_more_seeds_only_add_cells(project: Project) -> None:
     assert all(cells.items() <= after[stage].items() for stage, cells in before.items())
 
 
+def test_each_draw_of_the_logs_has_its_cells(project: Project) -> None:
+    cells = composed(project, "profile.seeds=[0,1,2,3]", "profile.log_draws=2")["cells"]
+    assert list(cells["collect"]) == ["tiny-hopper-medium-0", "tiny-hopper-medium-1"]
+    assert list(cells["pretrain"]) == ["tiny-hopper-medium-diffusion-0", "tiny-hopper-medium-diffusion-1"]
+    collect, pretrain = cells["collect"]["tiny-hopper-medium-1"], cells["pretrain"]["tiny-hopper-medium-diffusion-1"]
+    assert (collect["draw"], collect["out"]) == (1, "results/tiny/logs/hopper/medium/1")
+    assert (pretrain["draw"], pretrain["out"]) == (1, "results/tiny/priors/hopper/medium/1/diffusion")
+    assert collect["out"] in pretrain["deps"]
+    online = cells["online"]
+    started_from = [[d for d in cell["deps"] if "/priors/" in d] for cell in online.values()]
+    priors = [f"results/tiny/priors/hopper/medium/{draw}/diffusion" for draw in (0, 1)]
+    assert started_from == [[], [], [], [], *([prior] for prior in priors * 2)]
+    assert online["tiny-hopper-ppo-0"]["deps"] == online["tiny-hopper-ppo-1"]["deps"]
+
+
+@pytest.mark.parametrize("stage", ["collect", "pretrain", "online"])
+def test_commands_and_cells_agree_on_where_a_draw_lies(stage: str) -> None:
+    """The committed params.yaml, of profile quick, against what conf/ has each command read and write by itself."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    name, *keys = COMMANDS[stage]
+    cells = [cell for cell in params["cells"][stage].values() if cell["task"] == "hopper"]
+    cells = [cell for cell in cells if cell.get("method", "ppo_dap") in ("ppo_bc", "ppo_dap")]
+    assert len({cell["out"] for cell in cells}) >= 3
+    for cell in cells:
+        given = [f"{group}={cell[key]}" for group, key in zip(keys[::2], keys[1::2], strict=True)]
+        config = command(name, "profile=quick", "task=hopper", *given)
+        if stage == "online":
+            assert config["logs_dir" if cell["method"] == "ppo_bc" else "prior_dir"] in cell["deps"]
+        else:
+            assert config["out"] == cell["out"]
+            assert stage == "collect" or config["logs_dir"] in cell["deps"]
+
+
+def test_a_public_dataset_is_one_draw(project: Project) -> None:
+    source = "+logs.medium.source=minari:mujoco/hopper/medium-v0"
+    cells = composed(project, source, "profile.log_draws=1", "profile.seeds=[0,1]")["cells"]
+    assert list(cells["collect"]) == ["tiny-hopper-medium-0"]
+    with pytest.raises(UserError, match=r"medium-v0 is one dataset, so one draw; set profile\.log_draws=1"):
+        composed(project, source)
+
+
 def test_a_method_that_starts_from_logs_needs_no_prior(project: Project) -> None:
     cells = composed(project, "method.ppo_dap.starts_from=logs", "+method.ppo_dap.log_quality=expert")["cells"]
-    assert list(cells["collect"]) == ["tiny-hopper-expert"]
+    assert list(cells["collect"]) == ["tiny-hopper-expert-0"]
     assert cells["pretrain"] == {}
-    assert "results/tiny/logs/hopper/expert" in cells["online"]["tiny-hopper-ppo_dap-0"]["deps"]
-    assert cells["showcase"]["tiny-hopper-ppo_dap"]["logs_dir"] == "results/tiny/logs/hopper/expert"
+    assert "results/tiny/logs/hopper/expert/0" in cells["online"]["tiny-hopper-ppo_dap-0"]["deps"]
+    assert cells["showcase"]["tiny-hopper-ppo_dap"]["logs_dir"] == "results/tiny/logs/hopper/expert/0"
 
 
 def test_overhead_cells_bring_the_prior_that_they_need(project: Project) -> None:
     cells = composed(project, "profile.methods=[ppo]", "profile.overhead_tasks=[ant]")["cells"]
-    assert list(cells["pretrain"]) == ["tiny-ant-medium-diffusion"]
-    assert "results/tiny/priors/ant/medium/diffusion" in cells["overhead"]["tiny-ant"]["deps"]
+    assert list(cells["pretrain"]) == ["tiny-ant-medium-diffusion-0"]
+    assert "results/tiny/priors/ant/medium/0/diffusion" in cells["overhead"]["tiny-ant"]["deps"]
     assert "results/tiny/overhead" in cells["report"]["tiny"]["deps"]
 
 
@@ -74,8 +122,8 @@ def test_the_first_seed_of_ppo_and_ppo_dap_is_shown(project: Project) -> None:
     assert list(cells) == ["tiny-hopper-ppo", "tiny-hopper-ppo_dap"]
     ppo, ppo_dap = cells.values()
     assert (ppo["run"], ppo["logs_dir"]) == ("results/tiny/runs/hopper/ppo/1", "null")
-    assert ppo_dap["logs_dir"] == "results/tiny/logs/hopper/medium"
-    assert {"results/tiny/runs/hopper/ppo_dap/1/model.ckpt", "results/tiny/logs/hopper/medium"} <= {*ppo_dap["deps"]}
+    assert ppo_dap["logs_dir"] == "results/tiny/logs/hopper/medium/1"
+    assert {"results/tiny/runs/hopper/ppo_dap/1/model.ckpt", "results/tiny/logs/hopper/medium/1"} <= {*ppo_dap["deps"]}
     assert "showcase" not in str(composed(project, "profile.methods=[ppo]", "profile.tasks=[ant]")["cells"]["online"])
 
 
@@ -124,6 +172,7 @@ def test_a_method_with_too_many_files_is_one_line(project: Project) -> None:
         (["profile.overhead_tasks=[pong]"], "unknown task 'pong' .*; choose one of ant, hopper"),
         (["profile.methods=[sac]"], "unknown method 'sac' .*; choose one of ppo, ppo_dap"),
         (["profile.seeds=[]"], "profile tiny has no seeds: profile.seeds needs at least one"),
+        (["profile.log_draws=0"], "^profile.log_draws=0 is not a whole number from 1"),
         (["profile.log_quality=good"], "unknown logs 'good' .*; choose one of expert, medium"),
         (["method.ppo_dap.prior=flow"], "unknown prior 'flow' .*; choose one of diffusion, gaussian"),
         (["method.ppo.starts_from=luck"], "starts_from 'luck' is not one of nothing, logs, prior"),

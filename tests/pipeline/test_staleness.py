@@ -16,11 +16,12 @@ READ_BY_DVC = param.read_param_file  # before bookkeeping.py replaces it
 
 PPO = "online@tiny-hopper-ppo-0"
 PPO_DAP = "online@tiny-hopper-ppo_dap-0"
-COLLECT = "collect@tiny-hopper-medium"
-PRETRAIN = "pretrain@tiny-hopper-medium-diffusion"
+COLLECT = "collect@tiny-hopper-medium-0"
+PRETRAIN = "pretrain@tiny-hopper-medium-diffusion-0"
 SHOW, SHOW_DAP = "showcase@tiny-hopper-ppo", "showcase@tiny-hopper-ppo_dap"
 REPORT = "report@tiny"
 OF_PPO, OF_PPO_DAP = [PPO, SHOW, REPORT], [PPO_DAP, SHOW_DAP, REPORT]
+OF_SEED_1 = ["online@tiny-hopper-ppo-1", "online@tiny-hopper-ppo_dap-1", REPORT]
 ALL = [COLLECT, PRETRAIN, *OF_PPO, PPO_DAP, SHOW_DAP]
 
 
@@ -45,7 +46,11 @@ def test_nothing_is_stale_after_a_run(finished: Project) -> None:
         ("prior.gaussian.width=64", []),
         ("profile.epochs=20", [*OF_PPO, PPO_DAP, SHOW_DAP]),
         ("profile.prior_batches=20", [PRETRAIN, *OF_PPO_DAP]),
-        ("profile.seeds=[0,1]", ["online@tiny-hopper-ppo-1", "online@tiny-hopper-ppo_dap-1", REPORT]),
+        (
+            "profile.seeds=[0,1]",
+            [*OF_SEED_1, "collect@tiny-hopper-medium-1", "pretrain@tiny-hopper-medium-diffusion-1"],
+        ),
+        ("profile.log_draws=1", [REPORT]),
     ],
 )
 def test_a_parameter_makes_its_cells_stale(finished: Project, override: str, stale: list[str]) -> None:

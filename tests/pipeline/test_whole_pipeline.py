@@ -42,5 +42,11 @@ def test_smoke_run_in_a_clone(tmp_path: Path) -> None:
     assert (results / "report/index.html").stat().st_size > 1000
 
     assert "up to date" in run("dapbench", "repro", "profile=smoke")
+    one_method = ["profile.tasks=[reacher]", "profile.methods=[ppo_dap]", "profile.overhead_tasks=[]"]
+    output = run("dapbench", "repro", "profile=smoke", *one_method, "profile.seeds=[0,1]", "profile.log_draws=2")
+    summaries = [json.loads((results / f"runs/reacher/ppo_dap/{s}/summary.json").read_text()) for s in (0, 1)]
+    assert [(own["logs"]["draw"], own["logs"]["behaviour_seed"]) for own in summaries] == [(0, 1000), (1, 1001)]
+    assert "1 to 2 seeds" not in output
+    assert "2 seeds on 2 draws of logs" in (results / "report/index.html").read_text(encoding="utf-8")
     changed = {line.split()[-1] for line in run("git", "status", "--short").splitlines()}
     assert changed <= {"params.yaml", "dvc.lock"}, "results, databases and logs are ignored"

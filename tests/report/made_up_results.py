@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from dapbench.config import draw_of
+from dapbench.curves import alc_eval, is_evaluated
 from dapbench.profiles import runs
 
 LEVEL = {"half_cheetah": 3000.0, "hopper": 2000.0, "reacher": -5.0, "swimmer": 60.0}
@@ -26,7 +28,9 @@ def profile(**changes) -> dict:
         "epochs": 45,
         "epoch_steps": 5000,
         "eval_episodes": 20,
+        "eval_curve_episodes": 10,
         "log_quality": "medium",
+        "log_draws": 3,
     }
     return base | changes
 
@@ -91,11 +95,25 @@ def fabricate_run(run: Path, profile: dict, task: str, method: str, seed: int, t
         curve["prior_drift"] = generator.uniform(0, 0.002, epochs)
         for name, sign in zip(BOUND, [1, -1, 1, -1], strict=True):
             curve[name] = sign * generator.uniform(0.01, 0.05, epochs)
-    curve.to_csv(run / "curve.csv", index=False)
     filled = curve.return_mean.bfill()
+    evaluated = {0: float(filled[0]) * 0.9} | {
+        e: float(filled[e - 1]) * 1.05 for e in epoch.tolist() if is_evaluated(e)
+    }
+    evaluated = evaluated if profile["eval_curve_episodes"] else {}
+    curve["eval_return"] = curve.epoch.map(evaluated)
+    curve.to_csv(run / "curve.csv", index=False)
     quality = "expert" if "expert" in method else profile["log_quality"]
-    logged = level * (1.5 if quality == "expert" else 1.0)
-    logs = {"quality": quality, "transitions": 50000, "env_steps": 400000, "return_mean": logged, "source": "collect"}
+    draw = draw_of(seed, profile["log_draws"])
+    logged = level * (1.5 if quality == "expert" else 1.0) * (1.0 + 0.1 * draw)
+    logs = {
+        "quality": quality,
+        "draw": draw,
+        "behaviour_seed": 1000 + draw,
+        "transitions": 50000,
+        "env_steps": 400000,
+        "return_mean": logged,
+        "source": "collect",
+    }
     logs["policies"] = [{"epoch": 80, "share": 1.0}]
     config = {
         "task": {"name": task, "title": task.replace("_", " ").title().replace(" ", ""), "env_id": "MadeUp-v0"},
@@ -114,6 +132,8 @@ def fabricate_run(run: Path, profile: dict, task: str, method: str, seed: int, t
         "env_steps": epochs * profile["epoch_steps"],
         "epochs": epochs,
         "alc40": float(filled[:40].mean()) if epochs >= 40 else None,
+        "alc40_eval": alc_eval(evaluated) if 40 in evaluated else None,
+        "eval_return_start": evaluated.get(0),
         "final_return": float(filled.iloc[-5:].mean()),
         "eval_return": float(filled.iloc[-1] * 1.05),
         "eval_std": float(abs(level) / 10),

@@ -101,6 +101,58 @@ def test_marks_of_the_best_and_of_what_cannot_be_told_from_it(small):
     assert item.shown.loc[0, "PPO-DAP"].startswith("**")
 
 
+def test_both_readings_of_alc40_stand_side_by_side(results):
+    for item in (tables.alc40(results), tables.difference(results)):
+        assert item.shown.Curve.tolist()[:2] == ["training", "evaluation"]
+        assert "epochs 1 to 40" in item.note
+        assert "epochs 0, 5, ..., 40" in item.note
+    assert tables.alc40(results).sentence.count("By mean ALC@40 (") == 2
+
+
+def test_without_evaluations_on_the_way_only_the_training_is_read(tmp_path):
+    profile = made_up.profile(tasks=["hopper"], methods=["ppo", "ppo_dap"], eval_curve_episodes=0)
+    made_up.fabricate(tmp_path, profile)
+    found = load_results(tmp_path, profile)
+    assert figures.evaluation_curves(found).sentence.startswith("No run was evaluated on its way")
+    assert tables.alc40(found).shown.Curve.tolist() == ["training"]
+    assert tables.difference(found).shown.Curve.tolist() == ["training"]
+
+
+def test_captions_count_the_draws_of_the_logs(results, small):
+    assert "Runs per cell: 3 seeds on 3 draws of logs." in tables.alc40(results).note
+    assert (
+        "(training, 3 seeds on 3 draws of logs). By the evaluation it is above PPO's on 2"
+        in tables.difference(results).sentence
+    )
+    fewer = small(seeds=[0, 1, 2], log_draws=2, tasks=["hopper"])
+    assert "3 seeds on 2 draws of logs" in figures.learning_curves(fewer).sentence
+
+
+def test_each_draw_of_the_logs_is_a_row_and_each_run_a_point(results):
+    item = study_tables.logs(results)
+    own = item.shown[(item.shown.Task == "Hopper") & (item.shown.Quality == "medium")]
+    assert own["Draw"].tolist() == ["0", "1", "2"]
+    assert own["Behaviour seed"].tolist() == ["1000", "1001", "1002"]
+    figure = study_figures.log_draws(results)
+    assert figure.sentence.endswith("The draws' logs return 3000 to 3600 on HalfCheetah and 2000 to 2400 on Hopper.")
+    points, line = figure.figure.axes[1].get_lines()
+    assert line.get_label() == "PPO, mean"
+    assert points.get_xdata().tolist() == pytest.approx([2000, 2200, 2400])
+    assert points.get_ydata().tolist() == pytest.approx(results.scores("alc40", "hopper", "ppo_dap").tolist())
+
+
+def test_the_priors_of_each_draw_are_listed(tmp_path):
+    profile = made_up.profile(tasks=["hopper"], methods=["ppo", "ppo_dap"])
+    made_up.fabricate(tmp_path, profile)
+    measured = {key: {"energy_score": 0.1, "energy_distance": 0.2} for key in ("prior", "gaussian")}
+    for draw in (0, 1):
+        folder = tmp_path / f"made_up/priors/hopper/medium/{draw}/diffusion"
+        folder.mkdir(parents=True)
+        (folder / "quality.json").write_text(json.dumps(measured))
+    shown = study_tables.priors(load_results(tmp_path, profile)).shown
+    assert shown[["Logs", "Draw", "Prior"]].to_numpy().tolist() == [["medium", d, "diffusion"] for d in ("0", "1")]
+
+
 def test_wins_count_against_the_strongest_baseline_without_logs(results):
     item = tables.wins(results)
     assert set(item.values.strongest) <= {"ppo", "ppg"}

@@ -51,13 +51,31 @@ def alc40(root, method):
     return np.array(areas)
 
 
+def cell(root, table, metric, method):
+    """The row of a table of returns on Hopper."""
+    (row,) = (r for r in rows(root, table) if (r["task"], r["metric"], r["method"]) == ("hopper", metric, method))
+    return row
+
+
 def test_a_mean_alc40_from_the_curves(root):
-    (row,) = (row for row in rows(root, "alc40") if (row["task"], row["method"]) == ("hopper", "ppo_dap"))
+    row = cell(root, "alc40", "alc40", "ppo_dap")
     assert float(row["estimate"]) == pytest.approx(alc40(root, "ppo_dap").mean(), abs=1e-9)
 
 
+def test_the_evaluations_mean_alc40_from_the_curves_and_the_starts(root):
+    areas = []
+    for seed in range(3):
+        run = root / f"runs/hopper/ppo_dap/{seed}"
+        with (run / "curve.csv").open() as lines:
+            evaluated = [float(row["eval_return"]) for row in csv.DictReader(lines) if row["eval_return"]]
+        points = [json.loads((run / "summary.json").read_text())["eval_return_start"], *evaluated[:8]]
+        areas.append(np.trapezoid(points, dx=5) / 40)
+    row = cell(root, "alc40", "alc40_eval", "ppo_dap")
+    assert float(row["estimate"]) == pytest.approx(np.mean(areas), abs=1e-9)
+
+
 def test_an_interval_from_the_curves_with_the_documented_seed_and_repetitions(root):
-    (row,) = (row for row in rows(root, "alc40") if (row["task"], row["method"]) == ("hopper", "ppo"))
+    row = cell(root, "alc40", "alc40", "ppo")
     draws = alc40(root, "ppo")[np.random.default_rng(0).integers(3, size=(10_000, 3))].mean(axis=1)
     low, high = np.quantile(draws, [0.025, 0.975])
     assert (float(row["low"]), float(row["high"])) == (pytest.approx(low, abs=1e-9), pytest.approx(high, abs=1e-9))
@@ -74,7 +92,7 @@ def test_a_difference_and_an_evaluation_from_the_summaries(root):
         for m in ("ppo", "ppo_dap")
     }
     means = {m: np.mean([summary["alc40"] for summary in own]) for m, own in summaries.items()}
-    (row,) = (row for row in rows(root, "difference") if row["task"] == "hopper")
+    (row,) = (row for row in rows(root, "difference") if (row["task"], row["metric"]) == ("hopper", "alc40"))
     assert float(row["estimate"]) == pytest.approx(means["ppo_dap"] - means["ppo"], abs=1e-9)
-    (row,) = (r for r in rows(root, "eval_return") if (r["task"], r["method"]) == ("hopper", "ppo"))
+    row = cell(root, "eval_return", "eval_return", "ppo")
     assert float(row["estimate"]) == pytest.approx(np.mean([s["eval_return"] for s in summaries["ppo"]]), abs=1e-9)

@@ -36,6 +36,23 @@ def test_curves_are_filled_and_cut_to_the_shortest_run(results):
     np.testing.assert_array_equal(curve[0], curve[1])  # in epoch 1 no episode ended
 
 
+def test_the_draw_is_that_of_the_runs_seed(results):
+    frame = results.summaries
+    assert frame.loc[frame.method == "ppo", "logs_draw"].isna().all()
+    own = frame[(frame.task == "hopper") & (frame.method == "ppo_dap")].sort_values("seed")
+    assert own.logs_draw.tolist() == [0, 1, 2]
+    assert {run.draw for run in runs(made_up.profile(seeds=[3, 4], log_draws=2))} == {0, 1}
+
+
+def test_evaluations_start_before_the_first_epoch(results):
+    assert results.evaluation_array("hopper", "ppo", "epoch")[:, 0].tolist() == [0, 5, 10, 15, 20, 25, 30, 35, 40]
+    assert results.evaluation_array("hopper", "ppo", "env_steps")[:2, 0].tolist() == [0, 25000]
+    own = results.summaries[(results.summaries.task == "hopper") & (results.summaries.method == "ppo")]
+    returns = results.evaluation_array("hopper", "ppo")
+    assert returns.shape == (9, 3)
+    np.testing.assert_array_equal(returns[0], own.sort_values("seed").eval_return_start)
+
+
 def test_missing_and_failed_runs_are_told(tmp_path):
     profile = made_up.profile()
     made_up.fabricate(tmp_path, profile)
@@ -66,9 +83,10 @@ def test_nothing_at_all_is_all_missing(tmp_path):
         ("timing.json", '{"wall_seconds": 1}', "lacks steps_per_second, peak_memory_bytes"),
         ("curve.csv", "", "not a readable table"),
         ("curve.csv", "epoch,env_steps\n1,5000\n", "lacks the columns return_mean"),
+        ("summary.json", '{"task": "hopper", "method": "ppo", "seed": 0}', "lacks env_steps, .*, eval_return_start"),
         (
             "curve.csv",
-            "epoch,env_steps,return_mean,return_std,episodes\n1,5000,a lot,0,1\n",
+            "epoch,env_steps,return_mean,return_std,episodes,eval_return\n1,5000,a lot,0,1,\n",
             "not a number in return_mean",
         ),
     ],

@@ -71,6 +71,19 @@ def test_alc_fills_epochs_in_which_no_episode_ended():
     assert np.isnan(curves.alc(np.full(3, np.nan), epochs=3))
 
 
+def test_the_evaluation_curves_area_by_hand():
+    epochs = [0, 5, 10, 15, 20, 25, 30, 35, 40]
+    assert [epoch for epoch in range(130) if curves.is_evaluated(epoch)] == [*epochs, 60, 80, 100, 120]
+    returns = dict(zip(epochs, [0.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0, 24.0], strict=True))
+    # Eight strips of 5 epochs: 4, six of 8, and 16, their mean is 68 / 8.
+    assert curves.alc_eval(returns) == pytest.approx(8.5)
+    assert curves.alc_eval(returns | {3: 1e9, 60: 1e9}) == pytest.approx(8.5)
+    uneven = dict(zip(epochs, np.random.default_rng(0).normal(size=9).tolist(), strict=True))
+    assert curves.alc_eval(uneven) == pytest.approx(np.trapezoid(list(uneven.values()), epochs) / 40)
+    assert np.isnan(curves.alc_eval(dict.fromkeys(epochs[:-1], 1.0)))
+    assert np.isnan(curves.alc_eval(dict.fromkeys(epochs[1:], 1.0)))
+
+
 def test_a_constant_has_an_interval_of_no_width_and_one_run_has_none():
     assert statistics.interval(statistics.mean, [np.full(3, 2.0)]) == (2.0, 2.0, 2.0)
     single = statistics.interval(statistics.mean, [np.array([2.0])])

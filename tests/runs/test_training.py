@@ -3,6 +3,7 @@
 import csv
 import json
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,43 @@ def test_same_seed_same_bytes_and_another_seed_others(small: Small, tmp_path: Pa
     for name in ("curve.csv", "summary.json"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
         assert (first / name).read_bytes() != (third / name).read_bytes()
+
+
+@pytest.mark.parametrize("method", ["ppo", "ppo_dap"])
+def test_training_does_not_move_by_its_evaluations(config_of: Small, tmp_path: Path, method: str) -> None:
+    config = config_of(method, "hopper", "profile.epochs=6")
+    curves, summaries = {}, {}
+    for episodes in (0, 3):
+        out = tmp_path / str(episodes)
+        profile = config["profile"] | {"eval_curve_episodes": episodes}
+        train(config | {"profile": profile, "out": str(out)})
+        curves[episodes] = list(csv.DictReader((out / "curve.csv").open()))
+        summaries[episodes] = json.loads((out / "summary.json").read_text())
+    evaluated = {episodes: [row.pop("eval_return") for row in rows] for episodes, rows in curves.items()}
+    assert curves[0] == curves[3]
+    assert evaluated[0] == [""] * 6
+    assert [epoch for epoch, cell in enumerate(evaluated[3], 1) if cell] == [5]
+    assert (summaries[0]["eval_return_start"], summaries[3]["alc40_eval"]) == (None, None)
+    assert summaries[3]["eval_return_start"] > 0
+    assert summaries[0]["eval_return"] == summaries[3]["eval_return"]
+
+
+def test_evaluations_are_outside_the_clock(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    took, real_time = [], time.perf_counter
+
+    def slow(*_: Any) -> list[float]:
+        took.append(1000.0)
+        return [7.0]
+
+    monkeypatch.setattr(time, "perf_counter", lambda: real_time() + sum(took))
+    monkeypatch.setattr("dapbench.runs.training.evaluate", slow)
+    monkeypatch.setattr("dapbench.runs.training.is_evaluated", lambda epoch: epoch in (0, 2))
+    sizes = ["method.rollout_steps=25", "profile.eval_curve_episodes=1"]
+    out = run(small, tmp_path / "run", "task=reacher", *sizes)
+    timing = json.loads((out / "timing.json").read_text())
+    assert timing["seconds"]["evaluation"] >= 3000.0  # before, after epoch 2 and at the end
+    assert 300 / timing["steps_per_second"] < 500.0  # all but the first iteration
+    assert [row["eval_return"] for row in csv.DictReader((out / "curve.csv").open())] == ["", "7.0"]
 
 
 def test_evaluation_from_the_checkpoint_is_the_runs_own(small: Small, tmp_path: Path) -> None:
@@ -103,6 +141,7 @@ BAD = {
     "seed=1e99": "seed=",
     "device=tpu": "device=tpu is not one of cpu, cuda",
     "profile.epochs=0": "profile.epochs=0",
+    "profile.eval_curve_episodes=-1": "profile.eval_curve_episodes=-1",
     "method._target_=os.system": "method._target_=os.system",
     "method._target_=baselines.nothing.X": "cannot be imported",
     "task.env_id=Nope-v0": "cannot make task hopper",
