@@ -60,6 +60,22 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("dapbench.draw", draw_of, replace=True)
 
 
+@contextmanager
+def own_errors() -> Iterator[None]:
+    """Lets a resolver's own UserError out as it is; OmegaConf wraps it, once or more."""
+    from omegaconf.errors import InterpolationResolutionError
+
+    try:
+        yield
+    except InterpolationResolutionError as error:
+        told: BaseException | None = error
+        while told and not isinstance(told, UserError):
+            told = told.__context__
+        if told is None:
+            raise
+        raise told from error
+
+
 def choices(group: str) -> list[str]:
     """The names in a group of conf/, such as every task, dapbench's and the user's own.
 
@@ -88,7 +104,9 @@ def compose(name: str | None, *overrides: str) -> dict[str, Any]:
 
     register_resolvers()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return resolved(hydra.compose(name, [*overrides, *search_path()]))
+        composed = hydra.compose(name, [*overrides, *search_path()])
+        with own_errors():
+            return resolved(composed)
 
 
 def run_command(name: str, function: Callable[[dict[str, Any]], Any], argv: list[str]) -> int:
@@ -114,7 +132,9 @@ def run_command(name: str, function: Callable[[dict[str, Any]], Any], argv: list
     def main(composed: Any) -> None:
         # Kept until Hydra is done: it would print a line of its own, and end a sweep at its first failure.
         try:
-            function(checked(name, composed))
+            with own_errors():
+                config = checked(name, composed)
+            function(config)
         except MissingMandatoryValue as error:
             failures.append(UserError(f"{error.full_key} is not set; say {error.full_key}=VALUE (see --help)"))
         except UserError as error:
@@ -215,24 +235,15 @@ def resolved(composed: "DictConfig") -> dict[str, Any]:
     The slices (task, method, logs, prior by name; profile, behaviour) are put in before anything is derived from them.
 
     Raises:
-        UserError: the file is missing, malformed, or of another profile; a seed or ``log_draws`` is no number.
+        UserError: the file is missing, malformed, or of another profile.
     """
     from omegaconf import OmegaConf
-    from omegaconf.errors import InterpolationResolutionError
 
     if composed.get("params") is not None:
         OmegaConf.set_struct(composed, False)
         for group, content in slices_of(Path(composed.params), composed).items():
             composed[group] = content
-    try:
-        config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    except InterpolationResolutionError as error:
-        told: BaseException | None = error
-        while told and not isinstance(told, UserError):  # a resolver's own error, which OmegaConf wraps, twice here
-            told = told.__context__
-        if told is None:
-            raise
-        raise told from error
+    config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     return cast(dict[str, Any], config)
 
 
