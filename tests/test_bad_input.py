@@ -112,7 +112,7 @@ class Made:
 
 TRAIN = f"train {SMALL}"
 FROM_LOGS = f"{TRAIN} method=ppo_bc logs_dir=logs"
-FROM_PRIOR = f"{TRAIN} method=ppo_dap prior_dir=prior method.q_minibatch_size=50 method.tuning_batch_size=20"
+FROM_PRIOR = f"{TRAIN} method=ppo_dap prior_dir=prior method.tuning_batch_size=20"
 
 # What is made beforehand, the command, and what its one line says.
 CASES: list[tuple[Callable[[Made], None], str, str]] = [

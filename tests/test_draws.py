@@ -18,7 +18,7 @@ Small = Callable[..., dict[str, Any]]
 PROFILE = ("profile=smoke", "profile.log_draws=2", "profile.epoch_steps=200", "task=reacher")
 BEHAVIOUR = ("profile.behaviour_epochs=1", "profile.log_transitions=200")
 ROLLOUT = ("num_envs=4", "rollout_steps=50", "minibatch_size=50", "update_epochs=1")
-SIZES = ("q_minibatch_size=50", "tuning_batch_size=20", "warm_start_minibatch_size=50")
+SIZES = ("tuning_batch_size=20", "warm_start_minibatch_size=50")
 
 
 def test_seeds_take_the_draws_in_turn(compose: Small) -> None:

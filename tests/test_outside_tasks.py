@@ -65,7 +65,7 @@ def test_every_command_takes_a_module_and_a_namespace(tmp_path: Path, monkeypatc
     assert command(monkeypatch, "pretrain", *new, "logs=expert") == 0
     sizes = [*new, *IN_METHOD, "log_quality=expert", "tracking=false"]
     assert command(monkeypatch, "train", *sizes, f"out={runs}/ppo/0") == 0
-    dap = ["method=ppo_dap", "method.q_minibatch_size=40", "method.tuning_batch_size=10", f"out={runs}/ppo_dap/0"]
+    dap = ["method=ppo_dap", "method.tuning_batch_size=10", f"out={runs}/ppo_dap/0"]
     assert command(monkeypatch, "train", *sizes, *dap) == 0
     assert command(monkeypatch, "evaluate", f"run={runs}/ppo_dap/0", "episodes=2") == 0
     shown = [f"run={runs}/ppo_dap/0", f"logs_dir={logs}", "out=results/mine/showcase/new/ppo_dap"]
