@@ -16,6 +16,7 @@ PACKAGES = ("dapbench", "baselines")
 # Arguments, checks, messages and files: no number of a result is computed here.
 PLUMBING = (
     "__init__.py",
+    "arguments.py",
     "cli.py",
     "config.py",
     "errors.py",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box
+from sizes import SMALL
 
 from dapbench import config
 from dapbench.datasets.episodes import Episode, write_dataset
@@ -45,15 +46,6 @@ SIZES = {
     "warm_start_epochs": 1,
     "warm_start_minibatch_size": 50,
 }
-SMALL = (
-    "profile=smoke",
-    "profile.epoch_steps=200",
-    "method.num_envs=4",
-    "method.rollout_steps=50",
-    "method.minibatch_size=50",
-    "method.update_epochs=2",
-    "tracking=false",
-)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from sizes import SMALL
 
 from dapbench.datasets import episodes as logged
 from dapbench.datasets.collecting import collect
@@ -34,8 +35,6 @@ class Killed(BaseException):
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing happened to."""
-    from conftest import SMALL
-
     from dapbench.config import compose
 
     torch.set_num_threads(1)
@@ -397,7 +396,7 @@ def test_results_that_may_not_be_written_to_are_refused_before_the_work(
 
 def test_a_project_that_may_not_be_written_to_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".dvc").write_text("a file where a folder belongs")
-    with pytest.raises(UserError, match=f"cannot lock {tmp_path}/{LOCK}: Not a directory"), alone(tmp_path):
+    with pytest.raises(UserError, match=f"cannot write {tmp_path}/{LOCK}: Not a directory"), alone(tmp_path):
         pass
 
 

@@ -94,4 +94,5 @@ def guidance_step(gradient: Tensor, sigma: Tensor, sigma_max: float, scale: floa
 def rank_correlation(x: Tensor, y: Tensor) -> Tensor:
     """Spearman's rank correlation of ``x`` and ``y`` [N], neither with ties."""
     ranks = torch.stack([x.argsort().argsort(), y.argsort().argsort()]).double()
-    return torch.corrcoef(ranks)[0, 1]
+    first, second = ranks - ranks.mean(1, keepdim=True)
+    return (first * second).sum() / (first.norm() * second.norm())

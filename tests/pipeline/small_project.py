@@ -72,6 +72,7 @@ tasks: [hopper]
 methods: [ppo, ppo_dap]
 seeds: [0]
 overhead_tasks: []
+controls: null
 ablations: null
 log_qualities: null
 """

@@ -13,7 +13,7 @@ from dapbench.pipeline.params import compose
 RUN = "results/tiny/runs/hopper/ppo/0"
 OF_THE_STUB = ("calls.txt", "pids.txt", ".dvc/.gitignore")  # the last is in the real project's git
 PAPER = ("profile=paper", "profile.tasks=[hopper]", "profile.methods=[ppo]", "profile.seeds=[0]")
-PAPER += ("profile.ablations=null", "profile.log_qualities=null", "profile.overhead_tasks=[]")
+PAPER += ("profile.controls=null", "profile.ablations=null", "profile.log_qualities=null", "profile.overhead_tasks=[]")
 
 
 class Experiments:

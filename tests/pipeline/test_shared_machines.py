@@ -148,7 +148,7 @@ def test_a_disk_without_locks_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("fcntl.flock", no_locks)
     with (
-        pytest.raises(UserError, match="No locks available; move the project to a disk that knows locks"),
+        pytest.raises(UserError, match="No locks available; put the project on a file system with locks"),
         alone(tmp_path),
     ):
         pass

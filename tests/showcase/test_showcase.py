@@ -96,7 +96,7 @@ def test_a_run_of_another_method_has_a_film_alone(trained: Any) -> None:
 
 def test_bad_input_is_one_line(trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     config = trained("ppo_dap")
-    with pytest.raises(UserError, match="there are no logs at nowhere"):
+    with pytest.raises(UserError, match="there are no logs at logs_dir=nowhere"):
         showcase(config | {"logs_dir": "nowhere"})
     (tmp_path / "logs/data/metadata.json").write_text("{}")
     with pytest.raises(UserError, match="is not a Minari dataset"):
