@@ -58,7 +58,7 @@ def test_every_command_takes_a_module_and_a_namespace(tmp_path: Path, monkeypatc
         path.write_text(text)
     new = ["task=new", "profile=mine", *SIZES[1:]]
     assert command(monkeypatch, "collect", *new, "logs=expert", *IN_BEHAVIOUR) == 0
-    logs, runs = "results/mine/logs/new/expert", "results/mine/runs/new"
+    logs, runs = "results/mine/logs/new/expert/0", "results/mine/runs/new"
     recovered = minari.MinariDataset(tmp_path / logs / "data").recover_environment()
     assert recovered.spec.id == "ns/Plain-v0"
     assert recovered.observation_space.shape == (12,)
