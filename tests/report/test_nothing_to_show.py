@@ -208,7 +208,14 @@ def test_an_evaluation_that_is_not_finite_is_an_empty_cell(tmp_path: Path) -> No
 
     config = {"task": {"name": "hopper"}, "method": {"name": "ppo"}, "seed": 0}
     config["profile"] = {"name": "p", "epochs": 1, "epoch_steps": 1, "schedule_epochs": 1, "eval_episodes": 2}
-    summary = summarize(config, [{"epoch": 1, "env_steps": 1, "return_mean": ""}], [], None, [1.0, float("nan")], None)
+    summary = summarize(
+        config,
+        [{"epoch": 1, "env_steps": 1, "return_mean": "", "eval_return": ""}],
+        [],
+        None,
+        [1.0, float("nan")],
+        None,
+    )
     assert (summary["eval_return"], summary["eval_std"], summary["final_return"]) == (None, None, None)
     write_json(tmp_path / "summary.json", summary)
 
