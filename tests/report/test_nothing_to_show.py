@@ -208,6 +208,7 @@ def test_an_evaluation_that_is_not_finite_is_an_empty_cell(tmp_path: Path) -> No
 
     config = {"task": {"name": "hopper"}, "method": {"name": "ppo"}, "seed": 0}
     config["profile"] = {"name": "p", "epochs": 1, "epoch_steps": 1, "schedule_epochs": 1, "eval_episodes": 2}
+    config["profile"]["eval_curve_episodes"] = 0
     summary = summarize(
         config,
         [{"epoch": 1, "env_steps": 1, "return_mean": "", "eval_return": ""}],
