@@ -53,6 +53,8 @@ def evaluation_curves(results: Results) -> tuple:
     """Mean return of the deterministic evaluation by environment steps, from before the first iteration on."""
     if results.evaluations.empty:
         raise Absent("No run was evaluated on its way (profile.eval_curve_episodes).")
+    if results.evaluations.epoch.max() == 0:
+        raise Absent("No run was long enough to be evaluated after its start.")
     sentence, drawing = _curves(results, results.tasks, results.evaluation_array, "eval_return", "Evaluation return")
     episodes = results.profile["eval_curve_episodes"]
     return f"{sentence} Each point: mean action, frozen statistics, {episodes} episodes of its own seeds.", drawing

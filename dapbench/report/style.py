@@ -48,10 +48,13 @@ def panels(count: int, width: float = 3.6, height: float = 2.8, columns: int = 4
 
 
 def legend_below(figure: Figure, axis: Axes, columns: int = 6) -> None:
-    """One legend for all panels, under them."""
+    """One legend for all panels, under them, in as many of the ``columns`` as the figure's width has room for."""
     handles, labels = axis.get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)), frameon=False)
+    for ncols in range(min(columns, len(labels)), 0, -1):
+        legend = figure.legend(handles, labels, loc="outside lower center", ncols=ncols, frameon=False)
+        if ncols == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def dots(axis: Axes, rows: list[tuple[str, Estimate, Any]], reference: float | None = None) -> None:

@@ -18,7 +18,7 @@ from dapbench.report.notebooks import export_notebooks
 from dapbench.report.page import page
 from dapbench.report.results import load_results
 from dapbench.report.statistics import Estimate
-from dapbench.report.style import number, spread
+from dapbench.report.style import legend_below, number, panels, spread
 
 MAKERS = [make for makers in SECTIONS.values() for make in makers]
 UNMADE = {"overhead", "priors"}  # of which nothing is made up
@@ -279,3 +279,13 @@ def test_changes_of_return_span_the_epochs_in_which_no_episode_ended():
     found = study_figures.improvements(curves)
     np.testing.assert_allclose(found.bound_surrogate, [1.5, 5.0])
     np.testing.assert_allclose(found.improvement, np.array([2.0, 1.0]) / np.std([2.0, 1.0], ddof=1))
+
+
+def test_a_legend_of_many_methods_fits_its_figure():
+    drawing, axes = panels(2)
+    for number in range(12):
+        axes[0].plot([0, 1], label=f"a method with a long name {number}")
+    legend_below(drawing, axes[0])
+    drawing.canvas.draw()
+    assert drawing.legends[0].get_window_extent().width <= drawing.bbox.width
+    assert len(drawing.legends) == 1
