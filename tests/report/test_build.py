@@ -283,8 +283,8 @@ def test_changes_of_return_span_the_epochs_in_which_no_episode_ended():
 
 def test_a_legend_of_many_methods_fits_its_figure():
     drawing, axes = panels(2)
-    for number in range(12):
-        axes[0].plot([0, 1], label=f"a method with a long name {number}")
+    for i in range(12):
+        axes[0].plot([0, 1], label=f"a method with a long name {i}")
     legend_below(drawing, axes[0])
     drawing.canvas.draw()
     assert drawing.legends[0].get_window_extent().width <= drawing.bbox.width
