@@ -229,10 +229,9 @@ class Project:
             bookkeeping.close()
 
     def results(self) -> dict[str, str]:
-        """Every file below results, aside from the cells' logs."""
-        files = [
-            path for path in (self.root / "results").rglob("*") if path.is_file() and "cell_logs" not in path.parts
-        ]
+        """Every file below results, aside from the cells' logs and what a killed DVC leaves (see .dvcignore)."""
+        found = (path for path in (self.root / "results").rglob("*") if path.is_file() and path.suffix != ".tmp")
+        files = [path for path in found if "cell_logs" not in path.parts]
         return {str(path.relative_to(self.root)): path.read_text(encoding="utf-8") for path in files}
 
 
