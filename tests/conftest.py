@@ -28,6 +28,16 @@ def own_tracking(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
 
 
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh database of MLflow's to copy, since making one takes seconds."""
+    from dapbench.tracking.recording import prepare
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    prepare(f"sqlite:///{path}")
+    return path
+
+
 @pytest.fixture
 def compose() -> Callable[..., dict[str, Any]]:
     """Composes a command's configuration: compose("train", "task=hopper", ...)."""

@@ -21,7 +21,7 @@ from dapbench.pipeline.alone import LOCK, alone
 from dapbench.ppo import PPO
 from dapbench.runs import resuming, training
 from dapbench.runs.training import train
-from dapbench.tracking.recording import prepare, track
+from dapbench.tracking.recording import track
 
 Small = Callable[..., dict[str, Any]]
 BYTES = ("curve.csv", "summary.json", "model.ckpt")
@@ -41,14 +41,6 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
     train(compose("train", *SMALL, *SIZES, f"out={out}"))
     return out
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh database, which takes seconds to make."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    prepare(f"sqlite:///{path}")
-    return path
 
 
 def killed_at(step: str, when: str, monkeypatch: pytest.MonkeyPatch) -> tuple[pytest.MonkeyPatch, Callable[..., None]]:

@@ -64,6 +64,7 @@ def test_compiled_updates_and_lengths_in_turn_keep_to_their_own() -> None:
 
 def test_loops_are_kept_from_one_process_to_the_next_each_with_its_own_body() -> None:
     """Another loss over the same shapes is not taken for the one that the cache has."""
+    torch._dynamo.utils.counters.clear()
     with torch._inductor.utils.fresh_cache():
         losses = []
         for power in (2, 4, 2):

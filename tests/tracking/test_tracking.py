@@ -15,7 +15,7 @@ import pytest
 from dapbench.errors import UserError
 from dapbench.runs import training
 from dapbench.tracking import recording as tracking
-from dapbench.tracking.recording import prepare, track, track_command, track_report, train
+from dapbench.tracking.recording import track, track_command, track_report, train
 
 CONFIG = {
     "task": {"name": "hopper", "env_kwargs": {}},
@@ -52,20 +52,12 @@ def make_run(run_dir: Path, curve: str = CURVE, **changes: object) -> Path:
     return run_dir
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh database, made once as it takes seconds."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    prepare(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
-def uri(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def uri(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The default address in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    shutil.copy(prepared, "mlflow.db")
+    shutil.copy(database, "mlflow.db")
     return f"sqlite:///{tmp_path}/mlflow.db"
 
 
