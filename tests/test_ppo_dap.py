@@ -131,6 +131,14 @@ def test_q_targets_are_one_step_with_v_from_before_the_update(make: Make) -> Non
     torch.testing.assert_close(columns["q_targets"], rewards + module.hp.gamma * v * alive, rtol=1e-4, atol=1e-4)
 
 
+def test_a_terminal_state_is_worth_nothing_to_q(stepped: PPODAP) -> None:
+    experience = made_up_experience(stepped, 20)  # without rewards
+    assert stepped.q_columns(experience)["q_targets"].abs().min() > 0
+    experience.rollout.terminations[5] = True
+    targets = stepped.q_columns(experience)["q_targets"]
+    assert (targets == 0).nonzero().flatten().tolist() == [5]
+
+
 def test_proposals_carry_no_graph(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     seen, original = [], PPODAP.prepare
 
