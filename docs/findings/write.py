@@ -1,0 +1,134 @@
+"""Writes the tables of docs/findings.md from the result files in docs/: python docs/findings/write.py [--help]
+
+A table stands between the lines `<!-- NAME ARGUMENT ... -->` and `<!-- end -->`, NAME being a function below.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+from scipy import stats
+
+from dapbench.files import write_text
+
+DOCS = Path(__file__).parents[1]
+PAGE = DOCS / "findings.md"
+BLOCK = re.compile(r"(<!-- (?P<call>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+TASKS = {"half_cheetah": "HalfCheetah", "hopper": "Hopper"}
+MEASURES = {"alc40": "ALC@40", "final_return": "final return"}
+
+
+def tuning_runs() -> pd.DataFrame:
+    """A row a run. A run of the whole budget also counts as one of 40 epochs, whose ALC@40 is its own."""
+    runs = pd.read_csv(DOCS / "tuning/results.csv")
+    longest = runs.groupby(["method", "trial", "task", "seed"]).epochs.transform("max")
+    return runs[runs.epochs == longest].set_index(["method", "trial", "task", "seed"]).sort_index()
+
+
+def interval(values: pd.Series) -> str:
+    """The mean and half the width of its 95 % Student-t interval."""
+    values = values.dropna()
+    if len(values) < 2:
+        return f"{values.mean():.0f}" if len(values) else ""
+    half = stats.t.ppf(0.975, len(values) - 1) * values.sem()
+    return f"{values.mean():.0f} ± {half:.0f}"
+
+
+def scores(runs: pd.DataFrame, method: str) -> pd.Series:
+    """What trials are ordered by: the mean over the tasks of log(ALC@40 / the default's), seeds averaged before."""
+    means = runs.loc[method].alc40.groupby(["trial", "task"]).mean().unstack()
+    return np.log(means / means.loc["default"]).mean(axis=1).sort_values(ascending=False)
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def tuning(method: str) -> str:
+    """Every trial of a method, best first by ALC@40."""
+    runs, plan = tuning_runs(), yaml.safe_load((DOCS / "tuning/trials.yaml").read_text(encoding="utf-8"))
+    header = ["trial", "settings", *(f"{name} ALC@40" for name in TASKS.values())]
+    header += [*(f"{name} at 1M" for name in TASKS.values()), "runs"]
+    rows = []
+    for trial in scores(runs, method).index:
+        of_trial = runs.loc[method, trial]
+        settings = ", ".join(s.removeprefix("method.") for s in plan["methods"][method][trial])
+        row = [trial, settings, *(interval(of_trial.loc[task].alc40) for task in TASKS)]
+        whole = of_trial[of_trial.epochs == 200].final_return
+        row += [interval(whole[whole.index.get_level_values("task") == task]) for task in TASKS]
+        rows.append([*row, str(len(of_trial))])
+    return markdown(header, rows)
+
+
+def against(*pairs: str) -> str:
+    """Differences METHOD/TRIAL:METHOD/TRIAL, paired by seed: the mean and its 95 % interval."""
+    runs = tuning_runs()
+    rows = []
+    for pair in pairs:
+        sides = [tuple(side.split("/")) for side in pair.split(":")]
+        row = [" − ".join(method if trial == "default" else f"{method} {trial}" for method, trial in sides)]
+        first, second = (runs.loc[side] for side in sides)
+        counts = set()
+        for measure in MEASURES:
+            for task in TASKS:
+                both = [s.loc[task] for s in (first, second) if task in s.index.get_level_values("task")]
+                if len(both) < 2:
+                    row.append("")
+                    continue
+                if measure == "final_return":
+                    both = [b[b.epochs == 200] for b in both]
+                difference = (both[0][measure] - both[1][measure]).dropna()
+                counts.add(len(difference))
+                row.append(interval(difference))
+        rows.append([*row, "–".join(str(n) for n in sorted(counts - {0}))])
+    header = ["", *(f"{task} {measure}" for measure in MEASURES.values() for task in TASKS.values()), "pairs"]
+    return markdown(header, rows)
+
+
+def guidance(*columns: str) -> str:
+    """guidance_gain.csv: the mean over runs and its 95 % interval, by method, logs, task and epochs."""
+    runs = pd.read_csv(DOCS / "findings/guidance_gain.csv")
+    rows = []
+    for key, group in runs.groupby(["method", "quality", "task", "epochs"]):
+        cells = []
+        for column in columns:
+            half = stats.t.ppf(0.975, len(group) - 1) * group[column].sem() if len(group) > 1 else float("nan")
+            cells.append(f"{group[column].mean():.4f} ± {half:.4f}")
+        method, quality, task, epochs = key
+        rows.append([method, quality, TASKS[task], str(epochs), *cells, str(len(group))])
+    return markdown(["method", "logs", "task", "epochs", *columns, "runs"], rows)
+
+
+TABLES = {function.__name__: function for function in (tuning, against, guidance)}
+
+
+def written(text: str) -> str:
+    """The page with its tables made anew."""
+
+    def fill(match: re.Match[str]) -> str:
+        name, *arguments = match["call"].split()
+        return f"{match[1]}{TABLES[name](*arguments)}{match[3]}"
+
+    return BLOCK.sub(fill, text)
+
+
+def main() -> int:
+    """Writes the page; with --check only says whether it is as it would be written."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the page is out of date")
+    options = parser.parse_args()
+    before = PAGE.read_text(encoding="utf-8")
+    after = written(before)
+    if not options.check:
+        write_text(PAGE, after)
+    return int(options.check and after != before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
