@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dapbench.advantage_weights import advantage_weights
 from dapbench.datasets.episodes import Transitions, load_transitions
 from dapbench.ppo import PPO, Carried, PPOSettings
 from dapbench.rl.advantages import reverse_recurrence
@@ -28,6 +29,7 @@ class WarmStartSettings(PPOSettings):
     warm_start_epochs: int = number(0, 10**6)
     warm_start_minibatch_size: int = number(1, 10**6)
     warm_start_learning_rate: float = number(0.0, 1.0)
+    warm_start_advantage_temperature: float | None = number(1e-3, 1e6)
 
 
 @dataclass
@@ -76,6 +78,10 @@ class WarmStartedPPO(PPO):
             self.reward_stats.update(returns)
             returns = returns / self.reward_stats.std()
         table = self.logged_pairs(logs.observations, logs.actions) | {"returns": self.tensor(returns)}
+        table["weights"] = torch.ones_like(table["returns"])
+        if (temperature := self.hp.warm_start_advantage_temperature) is not None:
+            actions = torch.as_tensor(to_policy_actions(logs.actions, self.action_space)).clamp(-1.0, 1.0)
+            table["weights"] = advantage_weights(logs, actions, temperature, self.config["compile"]).to(self.device)
         size = self.hp.warm_start_minibatch_size
         check_at_most("method.warm_start_minibatch_size", size, len(returns), "the logs' transitions")
         for _ in range(self.hp.warm_start_epochs):
@@ -89,8 +95,9 @@ class WarmStartedPPO(PPO):
         }
 
     def warm_start_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """−E log π(a|s) of the logged actions, and ½ E[(V(s) − G)²] of their discounted returns."""
-        cloning = -gaussian_log_prob(batch["actions"], *self.actor(batch["policy_observations"])).mean()
+        """−E w log π(a|s) of the logged actions, and ½ E[(V(s) − G)²] of their discounted returns."""
+        log_prob = gaussian_log_prob(batch["actions"], *self.actor(batch["policy_observations"]))
+        cloning = -(batch["weights"] * log_prob).mean()
         value = value_loss(self.critic(batch["policy_observations"]), batch["returns"])
         return cloning + value, {"cloning": cloning, "value": value}
 

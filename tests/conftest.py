@@ -46,6 +46,7 @@ def compose() -> Callable[..., dict[str, Any]]:
 
 PRIOR = {"width": 16, "depth": 1, "solver_steps": 3, "sigma_min": 0.02, "sigma_max": 5.0}
 KINDS = {"diffusion": "dapbench.prior.diffusion.DiffusionPrior", "gaussian": "dapbench.prior.gaussian.GaussianPrior"}
+PRIORS = KINDS | {"diffusion_weighted": KINDS["diffusion"]}
 SIZES = {
     "auxiliary_minibatch_size": 100,
     "policy_phases": 2,
@@ -81,11 +82,11 @@ def inputs(tmp_path: Path) -> Callable[[str], list[str]]:
         space = Box(-np.inf, np.inf, (o,), np.float64)
         write_dataset(tmp_path / "logs", episodes, space, env.action_space, dataset_id="test/t-v0", metadata={})
         env.close()
-        for kind, target in KINDS.items():
+        for kind, target in PRIORS.items():
             build_prior(o, a, {"_target_": target, **PRIOR}).save(tmp_path / kind / "prior.ckpt", {"quality": "test"})
         return [f"logs_dir={tmp_path}/logs", f"prior_dir={tmp_path}/${{oc.select:method.prior,none}}"]
 
-    for kind in KINDS:
+    for kind in PRIORS:
         (tmp_path / kind).mkdir()
     return make
 

@@ -21,7 +21,7 @@ HELPERS = (
     "profiles",
     "sources",
 )
-LEARNING = ("rl", "ppo", "runs", "datasets", "warm_start", "prior", "ppo_dap", *HELPERS)
+LEARNING = ("rl", "ppo", "runs", "datasets", "advantage_weights", "warm_start", "prior", "ppo_dap", *HELPERS)
 READING = ("report", "profiles", "curves", "config", "arguments", "errors", "files")
 
 # Room (a folder or a module of dapbench): the others that it may import.
@@ -40,8 +40,9 @@ RULES = {
     "ppo": ("rl", *HELPERS),
     "runs": ("rl", "ppo", *HELPERS),
     "datasets": ("rl", "ppo", "runs", *HELPERS),
-    "prior": ("rl", "ppo", "runs", "datasets", *HELPERS),
-    "warm_start": ("rl", "ppo", "runs", "datasets", *HELPERS),
+    "advantage_weights": ("rl", "datasets"),
+    "prior": ("rl", "ppo", "runs", "datasets", "advantage_weights", *HELPERS),
+    "warm_start": ("rl", "ppo", "runs", "datasets", "advantage_weights", *HELPERS),
     "ppo_dap": ("rl", "ppo", "runs", "datasets", "warm_start", "prior", *HELPERS),
     "showcase": ("surroundings", *LEARNING),
     "timing": LEARNING,

@@ -9,8 +9,9 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, TQDMProgressBar
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, TensorDataset, WeightedRandomSampler
 
+from dapbench.advantage_weights import advantage_weights
 from dapbench.datasets.episodes import Transitions, load_transitions
 from dapbench.errors import UserError
 from dapbench.files import require_writable, whole, write_json
@@ -65,13 +66,27 @@ def split(logs: Transitions, held_out_share: float, seed: int) -> tuple[Tensor, 
     return rows[~held_out[episode]], rows[held_out[episode]]
 
 
-def fit_prior(prior: ActionPrior, observations: Tensor, actions: Tensor, batches: int, seed: int) -> None:
-    """Trains ``prior`` in place on raw ``observations`` [N, O] and ``actions`` [N, A] in [-1, 1]; keeps the EMA."""
+def fit_prior(
+    prior: ActionPrior, observations: Tensor, actions: Tensor, batches: int, seed: int, weights: Tensor | None = None
+) -> None:
+    """Trains ``prior`` in place and keeps the moving average of its parameters.
+
+    Args:
+        prior: moves.
+        observations: [N, O], raw.
+        actions: [N, A], in [-1, 1].
+        batches: how many.
+        seed: of the batches and of their corruption.
+        weights: [N], what each row weighs in the loss, by being drawn so much more often; None: all alike.
+    """
     prior.fit_statistics(observations, actions)
     data = TensorDataset(prior.normalize(observations), actions)
     generator = torch.Generator().manual_seed(seed)
     batch_size = min(prior.config["batch_size"], len(data))
-    draws = RandomSampler(data, replacement=True, num_samples=batches * batch_size, generator=generator)
+    count = batches * batch_size
+    draws: Sampler[int] = RandomSampler(data, replacement=True, num_samples=count, generator=generator)
+    if weights is not None:
+        draws = WeightedRandomSampler(weights.double(), count, generator=generator)  # type: ignore[arg-type]
     trainer = make_trainer(
         max_steps=batches,
         gradient_clip_val=1.0,
@@ -93,6 +108,8 @@ def check_pretraining(config: Mapping[str, Any]) -> None:
         check_number(f"prior.{key}", config["prior"][key], 1, 10**5, integer=True)
     for key, high in {"learning_rate": 1.0, "weight_decay": 1.0, "ema_decay": 1.0, "held_out_share": 0.9}.items():
         check_number(f"prior.{key}", config["prior"][key], 0.0, high)
+    if config["prior"]["advantage_temperature"] is not None:
+        check_number("prior.advantage_temperature", config["prior"]["advantage_temperature"], 1e-3, 1e6)
     if "sigma_min" in config["prior"]:
         check_number("prior.solver_steps", config["prior"]["solver_steps"], 1, 1000, integer=True)
         check_number("prior.sigma_max", config["prior"]["sigma_max"], 1e-3, 1e3)
@@ -113,6 +130,9 @@ def pretrain(config: dict[str, Any]) -> None:
     observations = torch.as_tensor(logs.observations)
     actions = torch.as_tensor(to_policy_actions(logs.actions, spaces[1])).clamp(-1.0, 1.0)
     training, held_out = split(logs, config["prior"]["held_out_share"], config["seed"])
+    weights, temperature = None, config["prior"]["advantage_temperature"]
+    if temperature is not None:
+        weights = advantage_weights(logs, actions, temperature, config["profile"]["compile"])[training]
     gaussian = {**config["prior"], "_target_": "dapbench.prior.gaussian.GaussianPrior", "name": "gaussian"}
     beside = {"gaussian": gaussian} if config["prior"]["name"] != "gaussian" else {}
     quality: dict[str, Any] = {"held_out_transitions": len(held_out), "training_transitions": len(training)}
@@ -120,7 +140,7 @@ def pretrain(config: dict[str, Any]) -> None:
         torch.manual_seed(config["seed"])
         prior = build_prior(observations.shape[1], actions.shape[1], settings)
         batches = config["profile"]["prior_batches"]
-        fit_prior(prior, observations[training], actions[training], batches, config["seed"])
+        fit_prior(prior, observations[training], actions[training], batches, config["seed"], weights)
         chosen = held_out[:: max(1, len(held_out) // QUALITY_STATES)]
         quality[label] = measure(prior, observations[chosen], actions[chosen], QUALITY_PROPOSALS, config["seed"])
         if label == "prior":

@@ -37,6 +37,11 @@ def value_loss(values: Tensor, returns: Tensor) -> Tensor:
     return 0.5 * ((values - returns) ** 2).mean()
 
 
+def expectile_loss(errors: Tensor, expectile: float) -> Tensor:
+    """E[|τ − 1(u < 0)| u²] of ``errors`` u [B] (Kostrikov et al. 2022, eq. 5); τ = ½ is half the squared error."""
+    return (torch.where(errors < 0, 1.0 - expectile, expectile) * errors**2).mean()
+
+
 def approximate_kl(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:
     """KL(old ‖ new) from samples of old, by the low-variance estimator (r − 1) − log r (Schulman 2020)."""
     log_ratio = log_prob - old_log_prob

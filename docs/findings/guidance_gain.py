@@ -98,7 +98,9 @@ def proposals(module: PPODAP, observation: np.ndarray, generator: torch.Generato
     noise = torch.randn(len(observation), module.hp.num_proposals, module.action_size, generator=generator)
     guidance = Guidance(module.q_gradient, features, module.hp.guidance_scale)
     with torch.no_grad():
-        raw, guided = (module.prior.sample(module.prior.normalize(raw_observations), noise, g) for g in (None, guidance))
+        raw, guided = (
+            module.prior.sample(module.prior.normalize(raw_observations), noise, g) for g in (None, guidance)
+        )
         return raw, guided, module.q_of(features, raw), module.q_of(features, guided)
 
 

@@ -43,7 +43,7 @@ def add(row: dict[str, str]) -> None:
 def main() -> int:
     """Runs what is missing; the exit status says whether every run ended well."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("wanted", nargs="+", metavar="METHOD[/TRIAL]", help="all trials of a method unless one is named")
+    parser.add_argument("wanted", nargs="+", metavar="METHOD[/TRIAL]", help="all its trials unless one is named")
     parser.add_argument("--epochs", type=int, default=40, help="of 200; 40 are the 200k steps of ALC@40")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on one core")
     parser.add_argument("--profile", default="paper", help="whose logs and priors the runs start from")
@@ -62,7 +62,11 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             out, log = Path(folder, "run"), Path(folder, "log.txt")
             settings = [f"task={task}", f"method={method}", f"seed={seed}", f"profile={options.profile}"]
-            settings += [f"profile.epochs={options.epochs}", "profile.eval_episodes=20", "profile.eval_curve_episodes=0"]
+            settings += [
+                f"profile.epochs={options.epochs}",
+                "profile.eval_episodes=20",
+                "profile.eval_curve_episodes=0",
+            ]
             settings += ["checkpoint_epochs=0", "tracking=false", f"out={out}", *plan["methods"][method][trial]]
             if engine.run(["dapbench", "train", *settings], log) != 0:
                 failed.append(identity)

@@ -98,6 +98,14 @@ def test_guidance_step_grows_as_the_noise_falls_and_is_cut() -> None:
     assert torch.equal(losses.guidance_step(torch.zeros(1, 2, 2), torch.tensor(0.0), 5.0, 0.3), torch.zeros(1, 2, 2))
 
 
+def test_expectile_loss_by_hand_and_against_scipy() -> None:
+    assert losses.expectile_loss(torch.tensor([-1.0, 2.0]), 0.7) == pytest.approx((0.3 + 0.7 * 4.0) / 2)
+    sample = torch.randn(500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expectile = torch.tensor(scipy.stats.expectile(sample.numpy(), 0.7), requires_grad=True)
+    losses.expectile_loss(sample - expectile, 0.7).backward()
+    assert expectile.grad == pytest.approx(0.0, abs=1e-6)
+
+
 def test_rank_correlation_against_scipy() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(300, generator=generator)
