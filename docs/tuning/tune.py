@@ -81,7 +81,7 @@ def main() -> int:
         for seed in plan["seeds"]:
             for wanted in options.wanted:
                 method, _, trial = wanted.partition("/")
-                for name in [trial] if trial else plan["methods"][method]:
+                for name in [trial] if trial else [name for name in plan["methods"][method] if name != "base"]:
                     for task in plan["tasks"]:
                         pool.submit(run, method, name, task, seed)
     return int(bool(failed))
