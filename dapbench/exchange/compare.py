@@ -177,12 +177,13 @@ def figure(groups: Groups, task: str) -> Figure:
     for axis, (reading, own) in zip(axes, curves.items(), strict=True):
         for label, (steps, returns) in own.items():
             look = {"color": colours[label], "linestyle": dashes[label]}
+            shown = label.replace("$", r"\$")  # a dollar begins no formula
             if len(steps):
                 estimate = statistics.sample_efficiency([returns], statistics.mean)
-                figures.band(axis, steps, estimate, label, marker="o" if len(steps) == 1 else None, **look)
+                figures.band(axis, steps, estimate, shown, marker="o" if len(steps) == 1 else None, **look)
                 longest = max(longest, steps[-1])
             else:
-                axis.plot([], [], label=label, **look)  # the legend is that of the first panel
+                axis.plot([], [], label=shown, **look)  # the legend is that of the first panel
         axis.set(title=task, ylabel=f"{reading.capitalize()} return")
         figures.over_steps(axis)
     for axis in axes:

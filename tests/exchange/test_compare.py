@@ -134,7 +134,7 @@ def test_names(capsys: pytest.CaptureFixture[str]) -> None:
     write_monitor(Path("task=hopper,seed=1"))  # as Hydra's sweeps name folders
     for method in ("ppo", "ppo_dap"):
         write_run(Path(f"ours/{method}/0"), method=method)
-    compare(["both=a", "both=b", "task=hopper,seed=1", "$x^2=ours/ppo"])
+    compare(["both=a", "both=b", "task=hopper,seed=1", r"$\x^$=ours/ppo"])
     assert capsys.readouterr().out.startswith("Hopper: both (2 runs, 202,500 steps), task=hopper,seed=1 (1 run")
     for argv, said in {
         ("a/ppo", "b/ppo"): "a/ppo and b/ppo would both be called 'ppo'; name them, NAME=DIR",
