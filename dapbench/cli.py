@@ -29,6 +29,8 @@ COMMANDS = {
     ),
     "reference": ("measure what counts as 0 and as 1 on a task", "dapbench.datasets.reference:reference"),
     "report": ("build tables, figures and the report page from results", "dapbench.report.command:report"),
+    "compare": ("other programs' learning curves beside ours", "dapbench.exchange.compare:compare"),
+    "export": ("the runs' curves as parquet and csv, with a data card", "dapbench.exchange.export:export"),
     "repro": ("run whatever is stale of the whole pipeline, in parallel", "dapbench.pipeline.commands:repro"),
     "track": ("record finished run directories in MLflow", "dapbench.tracking.recording:track_command"),
 }

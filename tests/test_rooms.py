@@ -48,6 +48,7 @@ RULES = {
     "timing": LEARNING,
     "tracking": LEARNING,
     "report": READING[1:],
+    "exchange": READING,
     "surroundings": (),
     # A command's module is named there and imported when the command runs.
     "cli": ("config", "errors", "files", "surroundings"),

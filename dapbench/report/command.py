@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dapbench.arguments import Parser
+from dapbench.arguments import Parser, key_values
 from dapbench.errors import UserError
 from dapbench.files import require_writable
 from dapbench.profiles import compose_profile
@@ -18,11 +18,7 @@ def report(argv: list[str]) -> int:
         help="profile=NAME (default: quick), results=DIR (default: results), params=FILE (take the profile "
         "from there in place of conf/)",
     )
-    given = {}
-    for argument in parser.parse_args(argv).arguments:
-        key, equals, given[key] = argument.partition("=")
-        if not equals or key not in ("profile", "results", "params"):
-            raise UserError(f"'{argument}' is not one of profile=NAME, results=DIR, params=FILE")
+    given = key_values(parser.parse_args(argv).arguments, profile="NAME", results="DIR", params="FILE")
     profile = compose_profile(given.get("profile", "quick"), given.get("params"))
     results = Path(given.get("results", "results"))
     if not (results / profile["name"]).is_dir():

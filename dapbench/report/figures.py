@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -72,11 +73,10 @@ def _curves(
                 steps = array(task, method, "env_steps")[:, 0]
                 shaded |= bool(steps[-1] > first)
                 draw(axis, steps, statistics.sample_efficiency([returns], statistics.mean), results, method)
-        axis.set(title=results.titles[task], xlabel="Environment steps")
-        axis.xaxis.set_major_formatter(THOUSANDS)
-        axis.margins(x=0)
-    for axis in axes if shaded else []:
-        axis.axvspan(0, first, color="0.5", alpha=0.12, linewidth=0)
+        axis.set(title=results.titles[task])
+        over_steps(axis)
+    if shaded:
+        shade(axes, first)
     axes[0].set_ylabel(label)
     legend_below(drawing, axes[0])
     sentence = f"Mean over {seeds_text(results)}"
@@ -97,9 +97,27 @@ def last_gain(results: Results, method: str) -> bool:
 
 def draw(axis: Axes, x: np.ndarray, estimate: Estimate, results: Results, method: str) -> None:
     """A method's line and band."""
-    style = {"color": palette(results)[method], "linestyle": lines(results)[method]}
-    axis.plot(x, estimate.point, label=results.titles[method], linewidth=2 if method == SUBJECT else 1.4, **style)
-    axis.fill_between(x, estimate.low, estimate.high, color=style["color"], alpha=0.18, linewidth=0)
+    look = {"color": palette(results)[method], "linestyle": lines(results)[method]}
+    band(axis, x, estimate, results.titles[method], linewidth=2 if method == SUBJECT else 1.4, **look)
+
+
+def band(axis: Axes, x: np.ndarray, estimate: Estimate, label: str, color: Any, **look: Any) -> None:
+    """A line and its band under a label of the legend."""
+    axis.plot(x, estimate.point, label=label, color=color, **look)
+    axis.fill_between(x, estimate.low, estimate.high, color=color, alpha=0.18, linewidth=0)
+
+
+def over_steps(axis: Axes) -> None:
+    """Makes the x axis one of environment steps."""
+    axis.set_xlabel("Environment steps")
+    axis.xaxis.set_major_formatter(THOUSANDS)
+    axis.margins(x=0)
+
+
+def shade(axes: list[Axes], steps: float) -> None:
+    """Puts the first ``steps`` of each panel on grey."""
+    for axis in axes:
+        axis.axvspan(0, steps, color="0.5", alpha=0.12, linewidth=0)
 
 
 @figure("sample_efficiency", "Aggregate sample efficiency")
@@ -122,9 +140,8 @@ def sample_efficiency(results: Results) -> tuple:
         estimate = statistics.sample_efficiency(normal)
         draw(axis, steps, estimate, results, method)
         halfway[method] = (float(estimate.point[epochs // 2 - 1]), steps[epochs // 2 - 1])
-    axis.set(xlabel="Environment steps", ylabel="IQM of the normalized return")
-    axis.xaxis.set_major_formatter(THOUSANDS)
-    axis.margins(x=0)
+    axis.set_ylabel("IQM of the normalized return")
+    over_steps(axis)
     legend_below(drawing, axis, 3)
     best = max(halfway, key=lambda m: halfway[m][0])
     sentence = f"At {halfway[best][1]:,.0f} steps the highest IQM is that of {results.titles[best]},"

@@ -169,7 +169,7 @@ def load_results(results_dir: Path, profile: Mapping[str, Any]) -> Results:
         else:
             summary = read_json(run / "summary.json", SUMMARY_KEYS)
             _same_run(run / "summary.json", summary, cell)
-            curve = _curve(run / "curve.csv")
+            curve = read_curve(run / "curve.csv")
             configs.setdefault((cell.task, cell.method), summary["config"])
             rows["summaries"].append({**_flat(summary), **key})
             curves.append(curve.assign(**{name: key[name] for name in KEY}))
@@ -254,7 +254,7 @@ def read_json(path: Path, keys: list[str]) -> dict[str, Any]:
     return value
 
 
-def _curve(path: Path) -> pd.DataFrame:
+def read_curve(path: Path) -> pd.DataFrame:
     try:
         curve = pd.read_csv(path)
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors

@@ -1,6 +1,6 @@
 """How the report looks and speaks: colours, panels, rounded numbers and the sentences that many items share."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import matplotlib
@@ -22,15 +22,22 @@ INTERVAL = "95 % bootstrap interval"
 
 def palette(results: Results) -> dict[str, tuple[float, float, float]]:
     """A colour-blind-safe colour for each of the profile's methods, by its place in the profile."""
-    methods = results.profile["methods"]
-    colours = sns.color_palette("colorblind", max(10, len(methods)))
-    return dict(zip(methods, colours, strict=False))
+    return colours(results.profile["methods"])
 
 
 def lines(results: Results) -> dict[str, Any]:
     """A dash pattern for each method, so that curves tell apart without colour; PPO-DAP's is solid."""
-    methods = sorted(results.profile["methods"], key=lambda method: method != SUBJECT)
-    return {method: LINES[i % len(LINES)] for i, method in enumerate(methods)}
+    return dashes(sorted(results.profile["methods"], key=lambda method: method != SUBJECT))
+
+
+def colours(names: Collection[str]) -> dict[str, tuple[float, float, float]]:
+    """A colour-blind-safe colour for each name, by its place."""
+    return dict(zip(names, sns.color_palette("colorblind", max(10, len(names))), strict=False))
+
+
+def dashes(names: Iterable[str]) -> dict[str, Any]:
+    """A dash pattern for each name, by its place; the first one's is solid."""
+    return {name: LINES[i % len(LINES)] for i, name in enumerate(names)}
 
 
 def panels(count: int, width: float = 3.6, height: float = 2.8, columns: int = 4) -> tuple[Figure, list[Axes]]:

@@ -1,6 +1,7 @@
 """Tables of returns: each metric, PPO-DAP minus PPO, wins and losses, and aggregates over tasks."""
 
 import itertools
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -57,7 +58,6 @@ def _returns(results: Results, *metrics: str) -> tuple:
     for task, metric in itertools.product(results.tasks, metrics):
         scores = {m: s for m in results.methods if len(s := results.scores(metric, task, m))}
         lacking = "missing" if results.has_episodes(task) or metric == "eval_return" else "no episode ended"
-        best = max(scores, key=lambda m: scores[m].mean(), default="")
         estimates = {m: statistics.interval(statistics.mean, [s]) for m, s in scores.items()}
         decimals = digits(float(s.mean()) for s in scores.values())
         row = {"Task": results.titles[task]} | ({"Curve": READINGS[metric]} if metric in READINGS else {})
@@ -66,10 +66,10 @@ def _returns(results: Results, *metrics: str) -> tuple:
             if method not in scores:
                 row[title] = lacking
                 continue
-            mark = "best" if method == best else _against_best(scores[best], scores[method])
+            mark = against_best(method, scores)
             text = spread(estimates[method], decimals)
             text += "" if len(scores[method]) == len(results.profile["seeds"]) else f" (n={len(scores[method])})"
-            row[title] = {"best": f"**{text}**", "not distinguishable": f"{text} †"}.get(mark, text)
+            row[title] = marked(text, mark)
             values.append({"task": task, "method": method, "metric": metric} | numbers(estimates[method]))
             values[-1] |= {"seeds": len(scores[method]), "mark": mark}
         shown.append(row)
@@ -84,9 +84,18 @@ def _returns(results: Results, *metrics: str) -> tuple:
     return " ".join(sentences), pd.DataFrame(shown), tidy, " ".join(notes)
 
 
-def _against_best(best: np.ndarray, scores: np.ndarray) -> str:
-    difference = statistics.unpaired_difference(best, scores)
+def against_best(method: str, scores: Mapping[str, np.ndarray]) -> str:
+    """How a method's scores stand to those of the highest mean: best, not distinguishable, or nothing."""
+    best = max(scores, key=lambda m: scores[m].mean())
+    if method == best:
+        return "best"
+    difference = statistics.unpaired_difference(scores[best], scores[method])
     return "" if np.isnan(difference.low) or difference.excludes_zero else "not distinguishable"
+
+
+def marked(text: str, mark: str) -> str:
+    """A cell of a table with the mark that `against_best` gives it."""
+    return {"best": f"**{text}**", "not distinguishable": f"{text} †"}.get(mark, text)
 
 
 def metric_text(metric: str) -> str:
