@@ -3,8 +3,12 @@
 A run of a few epochs is trained; then its policy acts, and the environments are put back to states that it met. At
 each of them every proposal is taken once as the first action, the policy follows, and the discounted return is
 counted: the same noise follows every proposal of a state, so that two returns differ by their first actions alone.
-A row of guidance_gain.csv is a run; all returns are in the units of Q, the scaled reward. What is there is not made
-again.
+A row of guidance_gain.csv is a run; all returns are in the units of Q, the scaled reward, and stand against the mean of
+the raw proposals: `believed` is Q's own gain of the guided ones and `guided` the true one, `policy` is the policy's mean
+action, `energy_B` the raw ones weighted by exp(B Q). `rank` is the rank correlation, within a state, of Q and return.
+How much there is to gain at all: the raw ones are taken twice, each time with noise of its own, `reliability` is the
+correlation of the two returns within a state, and `oracle` the second return of the one whose first was highest. What is
+there is not made again.
 """
 
 import argparse
@@ -114,13 +118,15 @@ def measure(module: PPODAP, seed: int, moments: int, horizon: int, between: int)
         mean = torch.as_tensor(play.policy()).float().clamp(-1, 1).unsqueeze(1)
         returns = play.returns(torch.cat([raw, guided, mean], 1).numpy())
         of_raw, of_guided, of_mean = np.split(returns, [raw.shape[1], 2 * raw.shape[1]], axis=1)
+        again = play.returns(raw.numpy())
+        chosen = np.take_along_axis(again, of_raw.argmax(1)[:, None], 1)[:, 0]
         row = {
             "believed": (q_guided.mean(1) - q_raw.mean(1)).numpy(),
             "guided": of_guided.mean(1) - of_raw.mean(1),
             "policy": of_mean[:, 0] - of_raw.mean(1),
-            "best": of_raw.max(1) - of_raw.mean(1),
-            "spread": of_raw.std(1),
-            "rank": np.array([spearmanr(q, r).statistic for q, r in zip(q_raw.numpy(), of_raw, strict=True)]),
+            "oracle": chosen - again.mean(1),
+            "reliability": np.array([np.corrcoef(a, b)[0, 1] for a, b in zip(of_raw, again, strict=True)]),
+            "rank": np.array([spearmanr(q, r).statistic for q, r in zip(q_raw.numpy(), of_raw + again, strict=True)]),
         }
         for beta in BETAS:
             weights = energy_weights(q_raw, torch.tensor(beta)).numpy()
