@@ -37,11 +37,11 @@ class LoggedCritic:
     def __init__(self, logs: Transitions, actions: Tensor, compile: bool) -> None:
         returns = reverse_recurrence(logs.rewards[:, None], GAMMA * ~logs.ends[:, None])[:, 0]
         scale = returns.std() + 1e-8
-        stats = RunningMeanStd(logs.observations.shape[1:])
-        stats.update(logs.observations)
+        self.stats = RunningMeanStd(logs.observations.shape[1:])
+        self.stats.update(logs.observations)
         rewards, terminations, ends = (torch.as_tensor(x) for x in (logs.rewards, logs.terminations, logs.ends))
         self.inputs: Batch = {
-            "observations": stats.normalize(torch.as_tensor(logs.observations)),
+            "observations": self.stats.normalize(torch.as_tensor(logs.observations)),
             "actions": actions,
             # The state after an episode's last logged step is not logged: where its value counts, Q learns nothing.
             "known": (terminations | ~ends).float(),

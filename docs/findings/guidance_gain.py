@@ -3,12 +3,13 @@
 A run of a few epochs is trained; then its policy acts, and the environments are put back to states that it met. At
 each of them every proposal is taken once as the first action, the policy follows, and the discounted return is
 counted: the same noise follows every proposal of a state, so that two returns differ by their first actions alone.
-A row of guidance_gain.csv is a run; all returns are in the units of Q, the scaled reward, and stand against the mean of
-the raw proposals: `believed` is Q's own gain of the guided ones and `guided` the true one, `policy` is the policy's mean
-action, `energy_B` the raw ones weighted by exp(B Q). `rank` is the rank correlation, within a state, of Q and return.
-How much there is to gain at all: the raw ones are taken twice, each time with noise of its own, `reliability` is the
-correlation of the two returns within a state, and `oracle` the second return of the one whose first was highest. What is
-there is not made again.
+A row of guidance_gain.csv is a run; all returns are in the units of Q, the scaled reward, and stand against the mean
+of the raw proposals: `believed` is Q's own gain of the guided ones and `guided` the true one, `policy` is the policy's mean
+action, `energy` the raw ones weighted by exp(Q), `favourite` the one of highest Q. `rank` is the rank correlation,
+within a state, of Q and return. How much there is to gain at all: the raw ones are taken twice, each time with noise of
+its own, `reliability` is the correlation of the two returns within a state, and `oracle` the second return of the one
+whose first was highest. And what a critic with more data could do: `more_rank` and `more_favourite` are of a Q fitted
+to many transitions of this one policy, which no on-policy method has. What is there is not made again.
 """
 
 import argparse
@@ -24,6 +25,8 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from dapbench.advantage_weights import LoggedCritic
+from dapbench.datasets.episodes import Transitions
 from dapbench.files import write_text
 from dapbench.pipeline.local import Local
 from dapbench.ppo_dap import PPODAP
@@ -35,7 +38,8 @@ from dapbench.runs.evaluation import load_run
 RESULTS = Path(__file__).with_suffix(".csv")
 IDENTITY = ["method", "quality", "task", "seed", "epochs"]
 STREAM = 8  # of a seed's environments; no run uses it
-BETAS = [1.0, 10.0, 100.0]
+PROPOSALS = 10  # at each state
+MORE_STEPS = 5000  # of each environment, for the critic with more data
 lock = Lock()
 
 
@@ -60,11 +64,11 @@ class Continuation:
         """[steps, E, A], scaled."""
         return self.std * self.rng.standard_normal((steps, self.envs.num_envs, len(self.std)))
 
-    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Steps all environments under the policy's ``actions`` [E, A]; returns rewards [E] and which ended [E]."""
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Steps all environments under the policy's ``actions`` [E, A]; returns rewards, terminations and ends [E]."""
         scaled = to_env_actions(actions, self.module.action_space)
         self.observation, rewards, terminations, truncations, _ = self.envs.step(scaled)
-        return rewards, terminations | truncations
+        return rewards, terminations, terminations | truncations
 
     def policy(self) -> np.ndarray:
         """The policy's mean action [E, A]."""
@@ -75,6 +79,16 @@ class Continuation:
         for noise in self.noise(steps):
             self.step(self.policy() + noise)
 
+    def transitions(self, steps: int) -> Transitions:
+        """What the policy meets in so many steps of each environment, whose last counts as an end."""
+        rows = []
+        for noise in self.noise(steps):
+            observation, actions = self.observation.astype(np.float32), np.clip(self.policy() + noise, -1.0, 1.0)
+            rows.append((observation, actions.astype(np.float32), *self.step(actions)))
+        rows[-1][-1][:] = True
+        flat = [np.stack(column, 1).reshape(-1, *column[0].shape[1:]) for column in zip(*rows, strict=True)]
+        return Transitions(*flat, returns=np.zeros(0), description={})
+
     def returns(self, candidates: np.ndarray) -> np.ndarray:
         """Discounted scaled returns [E, C] of first actions ``candidates`` [E, C, A] at the present states."""
         state, observation = self.envs.state(), self.observation
@@ -82,9 +96,9 @@ class Continuation:
         totals = np.zeros(candidates.shape[:2])
         for c in range(candidates.shape[1]):
             self.envs.restore(state)
-            total, done = self.step(candidates[:, c])
+            total, _, done = self.step(candidates[:, c])
             for t, of_step in enumerate(noise, start=1):
-                rewards, ended = self.step(self.policy() + of_step)
+                rewards, _, ended = self.step(self.policy() + of_step)
                 total = total + gamma**t * rewards * ~done
                 done |= ended
                 if done.all():
@@ -99,7 +113,7 @@ def proposals(module: PPODAP, observation: np.ndarray, generator: torch.Generato
     """Raw and guided proposals [E, K, A] from the same noise, and Q [E, K] of either."""
     raw_observations = torch.as_tensor(observation, dtype=torch.float32)
     features = module.critic.trunk(module.observation_stats.normalize(raw_observations))
-    noise = torch.randn(len(observation), module.hp.num_proposals, module.action_size, generator=generator)
+    noise = torch.randn(len(observation), PROPOSALS, module.action_size, generator=generator)
     guidance = Guidance(module.q_gradient, features, module.hp.guidance_scale)
     with torch.no_grad():
         raw, guided = (
@@ -108,9 +122,28 @@ def proposals(module: PPODAP, observation: np.ndarray, generator: torch.Generato
         return raw, guided, module.q_of(features, raw), module.q_of(features, guided)
 
 
+@torch.no_grad()
+def q_of(more: LoggedCritic, observation: np.ndarray, actions: Tensor) -> Tensor:
+    """Q [E, K] of the critic with more data."""
+    features = more.critic.trunk(more.stats.normalize(torch.as_tensor(observation, dtype=torch.float32)))
+    return more.critic.q(features.unsqueeze(1).expand(-1, actions.shape[1], -1), actions)
+
+
+def of_best(q: Tensor, returns: np.ndarray) -> np.ndarray:
+    """By how much the return [E] of the action of highest Q [E, K] exceeds the mean."""
+    return np.take_along_axis(returns, q.numpy().argmax(1)[:, None], 1)[:, 0] - returns.mean(1)
+
+
+def rank(q: Tensor, returns: np.ndarray) -> np.ndarray:
+    """The rank correlation [E] of Q and return, [E, K] each."""
+    return np.array([spearmanr(*pair).statistic for pair in zip(q.numpy(), returns, strict=True)])
+
+
 def measure(module: PPODAP, seed: int, moments: int, horizon: int, between: int) -> dict[str, float]:
     """Means over the states of ``moments`` moments, ``between`` steps apart."""
     play, generator = Continuation(module, seed, horizon), torch.Generator().manual_seed(seed)
+    met = play.transitions(MORE_STEPS)
+    more = LoggedCritic(met, torch.as_tensor(met.actions), compile=True)
     rows: list[dict[str, np.ndarray]] = []
     for _ in range(moments):
         play.go_on(between)
@@ -119,18 +152,21 @@ def measure(module: PPODAP, seed: int, moments: int, horizon: int, between: int)
         returns = play.returns(torch.cat([raw, guided, mean], 1).numpy())
         of_raw, of_guided, of_mean = np.split(returns, [raw.shape[1], 2 * raw.shape[1]], axis=1)
         again = play.returns(raw.numpy())
+        both = (of_raw + again) / 2
+        q_more = q_of(more, play.observation, raw)
         chosen = np.take_along_axis(again, of_raw.argmax(1)[:, None], 1)[:, 0]
         row = {
             "believed": (q_guided.mean(1) - q_raw.mean(1)).numpy(),
             "guided": of_guided.mean(1) - of_raw.mean(1),
+            "energy": (energy_weights(q_raw, torch.tensor(1.0)).numpy() * of_raw).sum(1) - of_raw.mean(1),
+            "favourite": of_best(q_raw, both),
+            "more_favourite": of_best(q_more, both),
             "policy": of_mean[:, 0] - of_raw.mean(1),
             "oracle": chosen - again.mean(1),
             "reliability": np.array([np.corrcoef(a, b)[0, 1] for a, b in zip(of_raw, again, strict=True)]),
-            "rank": np.array([spearmanr(q, r).statistic for q, r in zip(q_raw.numpy(), of_raw + again, strict=True)]),
+            "rank": rank(q_raw, both),
+            "more_rank": rank(q_more, both),
         }
-        for beta in BETAS:
-            weights = energy_weights(q_raw, torch.tensor(beta)).numpy()
-            row[f"energy_{beta:g}"] = (weights * of_raw).sum(1) - of_raw.mean(1)
         rows.append(row)
     play.envs.close()
     return {name: float(np.concatenate([row[name] for row in rows]).mean()) for name in rows[0]}
