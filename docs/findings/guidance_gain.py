@@ -4,8 +4,8 @@ A run of a few epochs is trained; then its policy acts, and the environments are
 each of them every proposal is taken once as the first action, the policy follows, and the discounted return is
 counted: the same noise follows every proposal of a state, so that two returns differ by their first actions alone.
 A row of guidance_gain.csv is a run; all returns are in the units of Q, the scaled reward, and stand against the mean
-of the raw proposals: `believed` is Q's own gain of the guided ones and `guided` the true one, `policy` is the policy's mean
-action, `energy` the raw ones weighted by exp(Q), `favourite` the one of highest Q. `rank` is the rank correlation,
+of the raw proposals: `believed` is Q's own gain of the guided ones and `guided` the true one, `policy` is the policy's
+mean action, `energy` the raw ones weighted by exp(Q), `favourite` the one of highest Q. `rank` is the rank correlation,
 within a state, of Q and return. How much there is to gain at all: the raw ones are taken twice, each time with noise of
 its own, `reliability` is the correlation of the two returns within a state, and `oracle` the second return of the one
 whose first was highest. And what a critic with more data could do: `more_rank` and `more_favourite` are of a Q fitted
