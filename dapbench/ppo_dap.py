@@ -78,12 +78,6 @@ class Proposals:
     proxy_log_std: Tensor
     q_gain: Tensor
 
-    @classmethod
-    def nowhere(cls, num_kept: int, action_size: int, device: torch.device) -> "Proposals":
-        """Of no state."""
-        moments = torch.zeros(0, action_size, device=device)
-        return cls(torch.zeros(0, num_kept, action_size, device=device), moments, moments, moments.sum(-1))
-
     def columns(self, rows: Tensor, length: int) -> Batch:
         """What the actor's terms read: ``length`` rows, zero but at ``rows`` [M], where ``has_proposals`` is 1."""
         columns = {}
@@ -150,24 +144,25 @@ class PPODAP(WarmStartedPPO):
     # -- before PPO's epochs: proposals under the critic and the prior as they are ------------------------------------
 
     def prepare(self, experience: Experience, estimate: Estimate) -> PreparedDAP:
+        """Proposals and Q's targets; nothing once the terms' weights have fallen to zero: from there on it is PPO."""
         hp, left = self.hp, self.left_of_terms()
         self.annealed_imitation_weight.fill_(hp.imitation_weight * left)
         self.annealed_kl_weight.fill_(hp.kl_weight * left)
         self.annealed_beta.fill_(hp.beta * (min(1.0, self.progress / hp.beta_anneal) if hp.beta_anneal > 0 else 1.0))
         metrics = {"beta": float(self.annealed_beta), "imitation_weight": float(self.annealed_imitation_weight)}
         metrics["kl_weight"] = float(self.annealed_kl_weight)
+        if left == 0.0:
+            return PreparedDAP({}, estimate, metrics)
         with self.clock("q"):
             columns = self.q_columns(experience)
             if self.is_monitored:
                 metrics |= self.q_monitors(experience, estimate, columns)
         with self.clock("proposals"), torch.no_grad():
-            count = max(1, round(hp.state_share * len(experience.actions))) if left > 0 else 0
-            rows, proposals = self.propose_at_some(experience, count)
+            rows, proposals = self.propose_at_some(experience)
             columns |= proposals.columns(rows, len(experience.actions))
-        if left > 0:
-            metrics["q_gain"] = float(proposals.q_gain.mean())
-            if self.is_monitored:
-                metrics["pg_share"] = self.pg_share(experience.columns() | estimate.columns() | columns)
+        metrics["q_gain"] = float(proposals.q_gain.mean())
+        if self.is_monitored:
+            metrics["pg_share"] = self.pg_share(experience.columns() | estimate.columns() | columns)
         return PreparedDAP(columns, estimate, metrics)
 
     def left_of_terms(self) -> float:
@@ -180,12 +175,10 @@ class PPODAP(WarmStartedPPO):
         targets = experience.rewards + self.hp.gamma * next_values * ~experience.rollout.terminations
         return {"taken": experience.actions.clamp(-1.0, 1.0), "q_targets": self.flat(targets)}
 
-    def propose_at_some(self, experience: Experience, count: int) -> tuple[Tensor, Proposals]:
-        """Proposals at ``count`` random states of the rollout's N, with their rows."""
-        generator = self.carried.generator
+    def propose_at_some(self, experience: Experience) -> tuple[Tensor, Proposals]:
+        """Proposals at a random share of the rollout's N states, with their rows."""
+        generator, count = self.carried.generator, max(1, round(self.hp.state_share * len(experience.actions)))
         rows = torch.randperm(len(experience.actions), generator=generator)[:count].to(self.device)
-        if count == 0:
-            return rows, Proposals.nowhere(self.hp.num_kept, self.action_size, rows.device)
         noise = torch.randn(len(rows), self.hp.num_proposals, self.action_size, generator=generator).to(self.device)
         uniform = torch.rand(len(rows), self.hp.num_kept, generator=generator).to(self.device)
         prior_observations = self.prior.normalize(experience.raw_observations[rows])
@@ -223,15 +216,28 @@ class PPODAP(WarmStartedPPO):
 
     # -- PPO's epochs: two further terms of the actor's loss, and Q's beside V's ---------------------------------------
 
+    def optimize(
+        self, experience: Experience, estimate: Estimate, prepared: Prepared
+    ) -> tuple[Estimate, dict[str, float]]:
+        """PPO's epochs. The loss that follows the terms compiles with theirs, and not in the middle of a run."""
+        if self.carried.iteration == 0 and self.hp.terms_decay is not None:
+            table = experience.columns() | estimate.columns()
+            self.updates["policy"].compile_for(table, self.hp.minibatch_size)
+        return super().optimize(experience, estimate, prepared)
+
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """PPO's loss with the actor's terms, plus ½ λ_Q E[(Q(s, a) − r − γ V(s'))²] on the rollout's own actions."""
         loss, metrics = super().loss(batch)
+        if "q_targets" not in batch:
+            return loss, metrics
         q = self.critic.q(self.critic.trunk(batch["policy_observations"]), batch["taken"])
         metrics["q_loss"] = value_loss(q, batch["q_targets"])
         return loss + self.hp.q_weight * metrics["q_loss"], metrics
 
     def actor_terms(self, batch: Batch, mean: Tensor, log_std: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """λ_aux L_aux + λ_KL KL(π ‖ Gaussian proxy), the mean over the states with proposals (eq. 9)."""
+        if "has_proposals" not in batch:
+            return super().actor_terms(batch, mean, log_std)
         terms, metrics, mask = mean.new_zeros(()), {}, batch["has_proposals"]
         if self.hp.imitation_weight > 0:
             metrics["imitation_loss"] = imitation_loss(batch["kept"], mean, log_std, mask)
@@ -246,7 +252,8 @@ class PPODAP(WarmStartedPPO):
 
     def finish(self, experience: Experience, estimate: Estimate, prepared: PreparedDAP) -> dict[str, float]:
         metrics = prepared.metrics | {"prior_drift": 0.0}
-        if self.hp.tuning != "frozen" and (self.carried.iteration + 1) % self.hp.tuning_every == 0:
+        due = (self.carried.iteration + 1) % self.hp.tuning_every == 0
+        if prepared.columns and self.hp.tuning != "frozen" and due:
             with self.clock("pet"):
                 metrics |= self.tune(experience)
         if self.is_monitored:
@@ -321,8 +328,10 @@ class PPODAP(WarmStartedPPO):
         surrogate = float(((ratio - 1.0) * advantages).mean())
         kl = gaussian_kl(*experience.old_policy, mean, log_std).mean().clamp(min=0.0)
         gamma, epsilon = self.hp.gamma, float(advantages.abs().max())
-        kept, mask = columns["kept"], columns["has_proposals"]
-        gain = imitation_loss(kept, *experience.old_policy, mask) - imitation_loss(kept, mean, log_std, mask)
+        gain = torch.zeros(())
+        if columns:
+            kept, mask = columns["kept"], columns["has_proposals"]
+            gain = imitation_loss(kept, *experience.old_policy, mask) - imitation_loss(kept, mean, log_std, mask)
         return {
             "policy_kl": float(kl),
             "bound_surrogate": surrogate / (1.0 - gamma),

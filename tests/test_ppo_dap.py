@@ -32,7 +32,12 @@ def make(small: Callable[..., dict[str, Any]], tmp_path: Path) -> Make:
     torch.nn.init.normal_(prior.network.out.weight)
     prior.save(tmp_path / "prior.ckpt", {"quality": "medium"})
     settings = ("task=reacher", "method=ppo_dap", f"prior_dir={tmp_path}", "method.tuning_every=1")
-    sizes = ("method.state_share=0.5", "method.tuning_batch_size=40", "method.num_proposals=8")
+    sizes = (
+        "method.state_share=0.5",
+        "method.tuning_batch_size=40",
+        "method.num_proposals=8",
+        "method.terms_decay=null",
+    )
     return lambda *overrides: build(small(*settings, *sizes, *overrides))
 
 
@@ -61,9 +66,9 @@ def made_up_experience(module: PPODAP, steps: int) -> Experience:
     )
 
 
-def proposal_columns(module: PPODAP, experience: Experience, count: int) -> Batch:
+def proposal_columns(module: PPODAP, experience: Experience) -> Batch:
     with torch.no_grad():
-        rows, proposals = module.propose_at_some(experience, count)
+        rows, proposals = module.propose_at_some(experience)
     return proposals.columns(rows, len(experience.actions))
 
 
@@ -71,7 +76,7 @@ def loss_batch(module: PPODAP) -> Batch:
     """A minibatch of 20 states, of which half have proposals."""
     experience = made_up_experience(module, 20)
     estimate = Estimate(torch.randn(20), torch.randn(20))
-    columns = module.q_columns(experience) | proposal_columns(module, experience, 10)
+    columns = module.q_columns(experience) | proposal_columns(module, experience)
     return experience.columns() | estimate.columns() | columns
 
 
@@ -153,7 +158,7 @@ def test_proposals_carry_no_graph(make: Make, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_proposals_lie_in_their_own_rows(stepped: PPODAP) -> None:
-    columns = proposal_columns(stepped, made_up_experience(stepped, 50), 25)
+    columns = proposal_columns(stepped, made_up_experience(stepped, 50))
     has_proposals = columns["has_proposals"].bool()
     assert has_proposals.sum() == 25
     for name in ("kept", "proxy_mean", "proxy_log_std"):
@@ -173,9 +178,27 @@ def test_proposals_are_drawn_while_the_schedule_leaves_them_a_weight(make: Make,
     for env_steps in expected:
         module.carried.env_steps = env_steps
         prepared = module.prepare(experience, Estimate(torch.randn(50), torch.randn(50)))
-        seen[env_steps] = (int(prepared.columns["has_proposals"].sum()), float(module.annealed_imitation_weight))
+        count = int(prepared.columns["has_proposals"].sum()) if prepared.columns else 0
+        seen[env_steps] = (count, float(module.annealed_imitation_weight))
         assert float(module.annealed_kl_weight) == pytest.approx(module.hp.kl_weight * seen[env_steps][1])
     assert seen == expected
+
+
+def test_when_the_terms_end_it_is_ppo(make: Make) -> None:
+    """Q and the prior stay as they are, and the losses are PPO's own to the last bit."""
+    module = make("method.terms_decay=1e-6")
+    module.carried.iteration, module.carried.env_steps = 1, 200
+    curve = Curve()
+    fit(module, [curve])
+    experience, estimate = made_up_experience(module, 50), Estimate(torch.randn(50), torch.randn(50))
+    batch = experience.columns() | estimate.columns() | module.prepare(experience, estimate).columns
+    ours, theirs = module.loss(batch), PPO.loss(module, batch)
+    assert ours[0] == theirs[0]
+    assert ours[1].keys() == theirs[1].keys()
+    fresh = make("method.terms_decay=1e-6")
+    assert torch.equal(flat(module.critic.action_value), flat(fresh.critic.action_value))
+    assert not torch.equal(flat(module.critic.value), flat(fresh.critic.value))
+    assert all(row["prior_drift"] == 0.0 and "q_loss" not in row for row in curve.rows)
 
 
 def test_imitation_moves_the_actor_alone(stepped: PPODAP, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,15 +324,17 @@ def test_curve_has_the_dual_proximal_terms(stepped: PPODAP) -> None:
 
 @pytest.mark.slow
 def test_compiled_equals_eager(make: Make) -> None:
-    """The sampler and the update as compiled graphs, over a few iterations from the same start."""
-    eager, compiled = (make("profile.epochs=3", "method.terms_decay=null", f"compile={c}") for c in (False, True))
+    """The sampler and the update as compiled graphs, over a few iterations from the same start and past the terms."""
+    settings = "profile.epochs=3", "profile.schedule_epochs=4", "method.terms_decay=0.5"
+    eager, compiled = (make(*settings, f"compile={c}") for c in (False, True))
     curves = Curve(), Curve()
     for module, curve in zip((eager, compiled), curves, strict=True):
         fit(module, [curve])
     for name in ("policy", "prior"):
         ours, theirs = compiled.updates[name].flat, eager.updates[name].flat
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
-    theirs, ours = (curve.rows[-1]["q_gain"] for curve in curves)
+    theirs, ours = (curve.rows[1]["q_gain"] for curve in curves)
+    assert "q_gain" not in curves[0].rows[2]
     assert ours == pytest.approx(theirs, abs=1e-3)
 
 

@@ -172,7 +172,7 @@ class Update:
         # A whole epoch is one graph; on a GPU, where a loop in a graph waits for each turn, each step is one.
         self._run_step = maybe_compile(self._step, compile and self.flat.is_cuda, self.flat.device)
         self._run_epoch = maybe_compile(self._epoch, compile and not self.flat.is_cuda, self.flat.device)
-        self._metric_names: list[str] = []
+        self._metric_names: dict[tuple[str, ...], list[str]] = {}  # by the table's columns, which a loss may look at
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Sets Adam's learning rate without a recompilation."""
@@ -182,7 +182,7 @@ class Update:
         """One pass over the data in random minibatches.
 
         Args:
-            table: tensors with one leading length N.
+            table: tensors with one leading length N. For other columns than before, the graph is compiled anew.
             minibatch_size: rows in each minibatch; a smaller rest, drawn anew in each pass, is left out.
             generator: shuffles the rows.
 
@@ -192,20 +192,32 @@ class Update:
         length = len(next(iter(table.values())))
         minibatches = length // minibatch_size
         order = torch.randperm(length, generator=generator).to(self.flat.device)
-        rows = order[: minibatch_size * minibatches].view(minibatches, minibatch_size)
-        if not self._metric_names:
-            first = {name: column[rows[0]] for name, column in table.items()}
-            self._metric_names = ["loss", "grad_norm", *self._module(first)[1]]
+        moved = self._moved(table, order[: minibatch_size * minibatches].view(minibatches, minibatch_size))
         state = self.optimizer.state[self.flat]
-        adam = self.flat.detach(), state["exp_avg"], state["exp_avg_sq"]
-        total = self.flat.new_zeros(len(self._metric_names))
         with torch.no_grad():
-            moved = self._run_epoch(*adam, total, table, rows, self._corrections(state["step"], minibatches))
-            for mine, new in zip(adam, moved, strict=False):
+            for mine, new in zip((self.flat, state["exp_avg"], state["exp_avg_sq"]), moved, strict=False):
                 mine.copy_(new)
             state["step"] += minibatches
         means = (moved[-1] / minibatches).tolist()
-        return dict(zip(self._metric_names, means, strict=True))
+        return dict(zip(self._metric_names[tuple(table)], means, strict=True))
+
+    def compile_for(self, table: Batch, minibatch_size: int) -> None:
+        """Compiles the epoch for a table of these columns and this length, and changes nothing."""
+        minibatches = len(next(iter(table.values()))) // minibatch_size
+        rows = torch.arange(minibatches * minibatch_size, device=self.flat.device)
+        self._moved(table, rows.view(minibatches, minibatch_size))
+
+    def _moved(self, table: Batch, rows: Tensor) -> tuple[Tensor, ...]:
+        """Where an epoch on the minibatches ``rows`` [M, B] leads, as :meth:`_step` returns it; moves nothing."""
+        columns = tuple(table)
+        if columns not in self._metric_names:
+            first = {name: column[rows[0]] for name, column in table.items()}
+            self._metric_names[columns] = ["loss", "grad_norm", *self._module(first)[1]]
+        state = self.optimizer.state[self.flat]
+        adam = self.flat.detach(), state["exp_avg"], state["exp_avg_sq"]
+        total = self.flat.new_zeros(len(self._metric_names[columns]))
+        with torch.no_grad():
+            return self._run_epoch(*adam, total, table, rows, self._corrections(state["step"], len(rows)))
 
     def _corrections(self, step: Tensor, count: int) -> Tensor:
         """[count, 2], step size and ε of the next steps with Adam's bias in them (Kingma & Ba 2015, end of section 2).

@@ -81,6 +81,33 @@ def test_updates_run_with_torch_compile_switched_off() -> None:
     assert update.epoch(table(), 10, torch.Generator().manual_seed(0))["offset"] == 29.5
 
 
+def test_compiling_beforehand_moves_nothing() -> None:
+    net, update = make(compile=False)
+    before = [p.clone() for p in net.parameters()]
+    update.compile_for(table(), 10)
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+    state = update.optimizer.state[update.flat]
+    assert state["step"] == 0
+    assert not state["exp_avg"].any()
+    expected = make(compile=False)[1].epoch(table(), 10, torch.Generator().manual_seed(0))
+    assert update.epoch(table(), 10, torch.Generator().manual_seed(0)) == expected
+
+
+def test_a_loss_may_report_other_numbers_for_other_columns() -> None:
+    net = nn.Linear(3, 1)
+
+    def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        further = {"offset": batch["z"].mean()} if "z" in batch else {}
+        return ((net(batch["x"])[:, 0] - batch["y"]) ** 2).mean(), further
+
+    update = Update(FlatParameters({"net": net}), loss, 1e-2, compile=False)
+    generator = torch.Generator().manual_seed(0)
+    whole = table()
+    fewer = {name: whole[name] for name in ("x", "y")}
+    for columns, names in ((whole, {"loss", "grad_norm", "offset"}), (fewer, {"loss", "grad_norm"})) * 2:
+        assert update.epoch(columns, 10, generator).keys() == names
+
+
 def test_every_row_is_used_once() -> None:
     _, update = make(compile=False)
     metrics = update.epoch(table(), 10, torch.Generator().manual_seed(0))

@@ -1,0 +1,63 @@
+"""The tables of docs/findings.md are those of the result files, and every trial is one that can be run."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from scipy import stats
+
+from dapbench.runs.evaluation import module_class
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PLAN = yaml.safe_load((DOCS / "tuning/trials.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def write() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("write", DOCS / "findings/write.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_up_to_date(write: ModuleType) -> None:
+    page = (DOCS / "findings.md").read_text(encoding="utf-8")
+    assert page == write.written(page), "run: python docs/findings/write.py"
+
+
+def test_differences_are_paired_by_seed(write: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    identity = ["method", "trial", "task", "seed"]
+    rows = [
+        ("a", "default", "hopper", 0, 200, 3.0, 30.0),
+        ("a", "default", "hopper", 1, 200, 5.0, 50.0),
+        ("a", "default", "hopper", 2, 40, 9.0, 90.0),
+        ("b", "x", "hopper", 1, 200, 1.0, 20.0),
+        ("b", "x", "hopper", 0, 200, 1.0, 10.0),
+        ("b", "x", "hopper", 2, 40, 2.0, 70.0),
+    ]
+    runs = pd.DataFrame(rows, columns=[*identity, "epochs", "alc40", "final_return"]).set_index(identity).sort_index()
+    monkeypatch.setattr(write, "tuning_runs", lambda: runs)
+    cells = write.against("a/default:b/x").splitlines()[-1].split(" | ")
+    differences = np.array([2.0, 4.0, 7.0])
+    low, high = stats.t.interval(0.95, 2, differences.mean(), differences.std(ddof=1) / np.sqrt(3))
+    assert cells[2] == f"{differences.mean():.0f} ± {(high - low) / 2:.0f}"
+    low, high = stats.t.interval(0.95, 1, 25.0, 5.0)  # 20 and 30; the run of 40 epochs has no final return
+    assert cells[4] == f"25 ± {(high - low) / 2:.0f}"
+    assert cells[0] == "| a − b x"
+
+
+@pytest.mark.parametrize("method", PLAN["methods"])
+def test_every_trial_can_be_run(method: str, compose: Callable[..., dict[str, Any]]) -> None:
+    trials = dict(PLAN["methods"][method])
+    base = trials.pop("base", [])
+    for settings in trials.values():
+        config = compose("train", f"method={method}", *base, *settings)
+        module_class(config).read_settings(config)
