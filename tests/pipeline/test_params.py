@@ -71,7 +71,7 @@ def test_each_draw_of_the_logs_has_its_cells(project: Project) -> None:
     assert collect["out"] in pretrain["deps"]
     online = cells["online"]
     started_from = [[d for d in cell["deps"] if "/priors/" in d] for cell in online.values()]
-    priors = [f"results/tiny/priors/hopper/medium/{draw}/diffusion" for draw in (0, 1)]
+    priors = [f"results/tiny/priors/hopper/medium/{draw}/diffusion/prior.ckpt" for draw in (0, 1)]
     assert started_from == [[], [], [], [], *([prior] for prior in priors * 2)]
     assert online["tiny-hopper-ppo-0"]["deps"] == online["tiny-hopper-ppo-1"]["deps"]
 
