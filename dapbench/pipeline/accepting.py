@@ -133,7 +133,7 @@ def chosen_cells(stale: Mapping[str, set[str]], cells: Mapping[str, "Cell"], siz
     for cell in cells.values():
         timing = Path(cell["out"], "timing.json")
         if timing.is_file():
-            seconds[cell["task"]].append(json.loads(timing.read_text(encoding="utf-8")).get("wall_seconds", math.inf))
+            seconds[cell["task"]].append(_wall_seconds(timing))
     means = {task: sum(times) / len(times) for task, times in seconds.items()}
     comparable = [name for name in stale if _stage(name) in COMPARED]
     order = sorted(comparable, key=lambda name: (means.get(cells[name]["task"], math.inf), name))
@@ -142,6 +142,14 @@ def chosen_cells(stale: Mapping[str, set[str]], cells: Mapping[str, "Cell"], siz
         first.setdefault((_kind(name, cells[name]), frozenset(stale[name])), name)
     chosen = list(first.values())
     return [*chosen, *(name for name in order if name not in chosen)][: max(size, len(chosen))]
+
+
+def _wall_seconds(timing: Path) -> float:
+    """How long a run took."""
+    try:
+        return float(json.loads(timing.read_text(encoding="utf-8")).get("wall_seconds", math.inf))
+    except ValueError as error:
+        raise UserError(f"{timing} is malformed ({error}); restore it (git checkout)") from error
 
 
 def _kind(name: str, cell: "Cell") -> str:
