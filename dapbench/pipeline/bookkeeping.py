@@ -160,7 +160,7 @@ class Bookkeeping:
         """The outs of a cell that are not in the scratch folder as they are in dvc.lock, files of some names aside."""
         outs = [out for out in self._stages[cell].outs if Path(out.def_path).name not in aside]
         with self._locked("DVC cannot compare"):
-            return [out.def_path for out in outs if _in_scratch(out) != out.hash_info]
+            return [out.def_path for out in outs if _hash_in_scratch(out) != out.hash_info]
 
     def accept(self, cells: Iterable[str]) -> None:
         """Records that cells are done under the code that is here: all of them, or none if it is interrupted."""
@@ -255,7 +255,7 @@ def dependents(plan: Plan, cell: str) -> set[str]:
     return nx.descendants(graph, cell) if cell in graph else set()
 
 
-def _in_scratch(out: Output) -> HashInfo:
+def _hash_in_scratch(out: Output) -> HashInfo:
     """The hash of what a cell left in the scratch folder in place of an out."""
     return content(out, str((scratch.FOLDER / out.def_path).absolute()))[1].hash_info
 

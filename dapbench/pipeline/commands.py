@@ -128,6 +128,8 @@ def _repro(root: Path, overrides: list[str], choice: Choice) -> int:
         left_out = len(outcome.left_out)
         print(f"\n{len(outcome.failed)} cells failed, {left_out} that need them were left out:", file=sys.stderr)
         tell_failures(outcome.failed, logs)
+        if bookkeeping.left:
+            print(f"{len(bookkeeping.left)} more need what is missing: the same command makes it", file=sys.stderr)
     return 1 if outcome.failed else 0
 
 

@@ -20,7 +20,7 @@ from dvc_data.hashfile.meta import Meta
 
 
 def is_large(out: Output) -> bool:
-    """Whether an out may be missing: checkpoints, logs and priors, which lie in DVC's cache alone."""
+    """Whether an out may be missing: checkpoints, logs and, but for the paper profile's, priors."""
     return out.use_cache and not (out.is_metric or out.is_plot)
 
 
