@@ -32,6 +32,10 @@ COMMANDS = {
     "compare": ("other programs' learning curves beside ours", "dapbench.exchange.compare:compare"),
     "export": ("the runs' curves as parquet and csv, with a data card", "dapbench.exchange.export:export"),
     "repro": ("run whatever is stale of the whole pipeline, in parallel", "dapbench.pipeline.commands:repro"),
+    "accept": (
+        "keep results under changed code, once some cells run anew have given the same",
+        "dapbench.pipeline.accepting:accept",
+    ),
     "track": ("record finished run directories in MLflow", "dapbench.tracking.recording:track_command"),
 }
 
@@ -79,6 +83,9 @@ def main() -> None:
     """Runs a sub-command; bad input ends in one line on stderr and exit status 2."""
     settle()
     name, *argv = sys.argv[1:] or ["--help"]
+    if name == "-C" and len(argv) > 1:  # as of git: how the pipeline runs a command in another folder
+        folder, name, *argv = argv
+        os.chdir(folder)
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last, so that a user's own modules are found and hide nobody else's
     if name in ("-h", "--help"):

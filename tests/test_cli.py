@@ -43,6 +43,15 @@ def test_cfg_job_shows_the_configuration(monkeypatch: pytest.MonkeyPatch, capsys
     assert "env_id: Ant-v5" in capsys.readouterr().out
 
 
+def test_a_command_runs_in_the_folder_that_is_said_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)  # and back afterwards
+    (tmp_path / "below").mkdir()
+    assert run(monkeypatch, "-C", "below", "repro", "profile=smoke") == 2
+    assert f"{tmp_path / 'below'} has no dvc.yaml" in capsys.readouterr().err
+
+
 def test_a_folder_of_any_name_adds_to_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = tmp_path / "it's [one], {a=b} \\ $x" / "conf" / "task"
     task.mkdir(parents=True)

@@ -116,7 +116,8 @@ class _Catalogue:
         modules = ["dapbench.prior.pretraining", self._module(f"prior {prior}", self._params.prior[prior])]
         cell = {"task": task, "quality": quality, "draw": draw, "prior": prior, "out": out}
         self._add("pretrain", f"{task}-{quality}-{prior}-{draw}", cell, modules, [logs])
-        return [out, logs] if starts_from == "both" else [out]
+        checkpoint = f"{out}/prior.ckpt"
+        return [checkpoint, logs] if starts_from == "both" else [checkpoint]
 
     def _logs(self, task: str, method: str, draw: int) -> str:
         """The path of the logs that a method starts from, itself or its prior; adds the cell that makes them."""

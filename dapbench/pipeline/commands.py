@@ -3,8 +3,9 @@
 import argparse
 import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dapbench.arguments import Parser
 from dapbench.errors import UserError
@@ -13,22 +14,28 @@ from dapbench.pipeline.alone import alone
 from dapbench.pipeline.cores import cores
 from dapbench.pipeline.engines import PACKAGES, Choice, Engine, open_engine
 
-if TYPE_CHECKING:
-    from dapbench.pipeline.bookkeeping import Bookkeeping
-
 MOST_JOBS = 10_000
 
 
 def repro(argv: list[str]) -> int:
     """`dapbench repro`: runs what is stale; returns 1 if a cell failed."""
     parser = Parser("dapbench repro", description="Run every stale cell of the pipeline, several at a time.")
+    add_arguments(parser)
+    options = parser.parse_intermixed_args(argv)
+    choice = choice_of(options)
+    with at_work() as root:
+        return _repro(root, options.overrides, choice)
+
+
+def add_arguments(parser: Parser) -> None:
+    """The arguments of the commands that run cells."""
     parser.add_argument(
         "overrides",
         nargs="*",
         metavar="key=value",
         help="profile=NAME (default: quick) and any other override of params.yaml, in Hydra's syntax",
     )
-    parser.add_argument("--jobs", type=_positive, default=cores(), metavar="N", help="cells at once (default: cores)")
+    parser.add_argument("--jobs", type=positive, default=cores(), metavar="N", help="cells at once (default: cores)")
     parser.add_argument("--engine", choices=[*PACKAGES], default="local", help="where cells run (default: local)")
     parser.add_argument("--address", metavar="HOST:PORT", help="of a running Ray cluster (default: a local one)")
     parser.add_argument(
@@ -39,16 +46,33 @@ def repro(argv: list[str]) -> int:
         help="time=MINUTES of a job (default: 240), cluster=local, or an option of sbatch such as partition=NAME; "
         "may be given several times",
     )
-    options = parser.parse_intermixed_args(argv)
+
+
+def choice_of(options: argparse.Namespace) -> Choice:
+    """The engine that the arguments say.
+
+    Raises:
+        UserError: they do not go together.
+    """
     choice = Choice(options.engine, options.jobs, options.address, tuple(options.slurm))
     choice.check()
+    return choice
+
+
+@contextmanager
+def at_work() -> Iterator[Path]:
+    """Holds the project in the current folder for this driver; SIGTERM ends it in order, as Ctrl-C does.
+
+    Raises:
+        UserError: there is no project, or another driver holds it.
+    """
     root = Path.cwd()
     if not (root / "dvc.yaml").is_file():
         raise UserError(f"{root} has no dvc.yaml: run this in the project's folder")
-    at_sigterm = signal.signal(signal.SIGTERM, signal.default_int_handler)  # both end it in order
+    at_sigterm = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with alone(root):
-            return _repro(root, options.overrides, choice)
+            yield root
     finally:
         signal.signal(signal.SIGTERM, at_sigterm)
 
@@ -80,9 +104,11 @@ def _repro(root: Path, overrides: list[str], choice: Choice) -> int:
             with open_engine(choice, root) as engine:
 
                 def run(cell: str) -> bool:
-                    return _run_cell(cell, bookkeeping, engine, _log(logs, cell))
+                    return run_cell(bookkeeping.begin, bookkeeping.end, engine, cell, log_of(logs, cell))
 
                 outcome = run_plan(plan, run, engine.stop, choice.jobs, _is_report)
+                while bookkeeping.left and not outcome.failed:  # some proved stale whose inputs were not in the plan
+                    outcome = run_plan(bookkeeping.plan(), run, engine.stop, choice.jobs, _is_report)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         raise
@@ -96,25 +122,30 @@ def _repro(root: Path, overrides: list[str], choice: Choice) -> int:
         except UserError as error:  # of a file that is malformed; the failed cells are told all the same
             table = f"no table: {error}"
         print(f"\n{table}\n\nreport: {results}/report/index.html")
+    for note in bookkeeping.notes:
+        print(f"note: {note}", file=sys.stderr)
     if outcome.failed:
         left_out = len(outcome.left_out)
         print(f"\n{len(outcome.failed)} cells failed, {left_out} that need them were left out:", file=sys.stderr)
-        for cell in outcome.failed:
-            print(f"  {cell}: {_reason(_log(logs, cell))}see {_log(logs, cell)}", file=sys.stderr)
+        tell_failures(outcome.failed, logs)
+        if bookkeeping.left:
+            print(f"{len(bookkeeping.left)} more need what is missing: the same command makes it", file=sys.stderr)
     return 1 if outcome.failed else 0
 
 
-def _run_cell(cell: str, bookkeeping: "Bookkeeping", engine: Engine, log: Path) -> bool:
-    """Runs a cell's command, unless it is unchanged or in the run cache; tells whether it is done."""
+def run_cell(
+    begin: Callable[[str], list[str] | None], end: Callable[[str], None], engine: Engine, cell: str, log: Path
+) -> bool:
+    """Runs the command that ``begin`` gives for a cell, if any, then ``end``; tells whether the cell is done."""
     try:
-        argv = bookkeeping.begin(cell)
+        argv = begin(cell)
         if argv is not None:
             status = engine.run(argv, log)
             if status < 0:
                 raise UserError(f"ended by {signal.Signals(-status).name}")
             if status > 0:
                 return False
-            bookkeeping.end(cell)
+            end(cell)
     except UserError as error:
         with log.open("a", encoding="utf-8") as output:
             print(f"dapbench: {error}", file=output)
@@ -122,11 +153,18 @@ def _run_cell(cell: str, bookkeeping: "Bookkeeping", engine: Engine, log: Path) 
     return True
 
 
+def tell_failures(cells: list[str], logs: Path) -> None:
+    """A line for each failed cell, with the reason that its command gave."""
+    for cell in cells:
+        print(f"  {cell}: {_reason(log_of(logs, cell))}see {log_of(logs, cell)}", file=sys.stderr)
+
+
 def _is_report(cell: str) -> bool:
     return cell.startswith("report@")
 
 
-def _log(logs: Path, cell: str) -> Path:
+def log_of(logs: Path, cell: str) -> Path:
+    """The file with the output of a cell's command."""
     return logs / f"{cell}.txt"
 
 
@@ -138,7 +176,8 @@ def _reason(log: Path) -> str:
     return f"{said[-1].removeprefix('dapbench: ')}; " if said else ""
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Reads a number from 1 on of an argument."""
     if not text.isdecimal() or not 1 <= int(text) <= MOST_JOBS:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 to {MOST_JOBS}")
     return int(text)

@@ -19,9 +19,10 @@ from dapbench.pipeline.params import compose
 ROOT = Path(__file__).resolve().parents[2]
 
 # Stands in for dapbench/cli.py: notes each call in calls.txt and writes the command's outs; fails on demand
-# and waits for as long as a file named hold holds the command's name, or nothing.
+# and waits for as long as a file named hold holds the command's name, or nothing. What it writes depends on a method's
+# gamma, on RESULT in dapbench/rl/losses.py and, for a file, on the environment's WRITES_FILE, as of another machine.
 STUB = """
-import os, sys, time
+import os, runpy, sys, time
 from pathlib import Path
 
 import yaml
@@ -37,21 +38,27 @@ OUTS = {
 
 def main():
     name, *argv = sys.argv[1:]
+    root, where = Path.cwd(), ""
+    if name == "-C":
+        os.chdir(argv[0])
+        where, name, argv = "scratch ", argv[1], argv[2:]
     arguments = dict(argument.split("=", 1) for argument in argv)
     params = yaml.safe_load(Path("params.yaml").read_text())
     out = Path(arguments.get("out", f"results/{arguments['profile']}/report"))
-    with open("pids.txt", "a") as pids:
+    with open(root / "pids.txt", "a") as pids:
         print(os.getpid(), file=pids)
-    with open("calls.txt", "a") as calls:
-        print(name, out.relative_to(f"results/{arguments['profile']}"), file=calls)
-    hold = Path("hold")
+    with open(root / "calls.txt", "a") as calls:
+        print(f"{where}{name}", out.relative_to(f"results/{arguments['profile']}"), file=calls)
+    hold = root / "hold"
     while hold.exists() and hold.read_text() in name:
         time.sleep(0.05)
     if os.environ.get("STUB_FAILS") in out.parts:
         sys.exit("dapbench: told to fail")
     out.mkdir(parents=True, exist_ok=True)
+    result = runpy.run_path("dapbench/rl/losses.py").get("RESULT", "")
     for file in OUTS[name]:
         read = params["method"][arguments["method"]]["gamma"] if name == "train" else name
+        read = f"{read}{result}{os.environ.get('WRITES_' + Path(file).stem.upper(), '')}"
         (out / file).write_text(f'{{"read": "{read}", "out": "{out}"}}')
 """
 
@@ -172,9 +179,9 @@ class Project:
             timeout=100,
         )
 
-    def repro(self, *argv: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-        """`dapbench repro profile=tiny` with further arguments."""
-        return self.python(REPRO, "profile=tiny", *argv, **variables)
+    def repro(self, *argv: str, profile: str = "tiny", **variables: str) -> "subprocess.CompletedProcess[str]":
+        """`dapbench repro` of a profile with further arguments."""
+        return self.python(REPRO, f"profile={profile}", *argv, **variables)
 
     def start(self, *argv: str, hold: str = "", **variables: str) -> "subprocess.Popen[str]":
         """Starts `dapbench repro` for ppo alone, or as ``argv`` says; returns once a command waits for ``release``.
@@ -219,14 +226,25 @@ class Project:
         path.unlink(missing_ok=True)
         return sorted(calls)
 
-    def stale(self, *overrides: str) -> list[str]:
+    def stale(self, *overrides: str, profile: str = "tiny") -> list[str]:
         """The cells that a run under ``overrides`` would go through."""
-        compose(self.root, ["profile=tiny", *overrides])
+        compose(self.root, [f"profile={profile}", *overrides])
         bookkeeping = Bookkeeping()
         try:
             return sorted(bookkeeping.plan())
         finally:
             bookkeeping.close()
+
+    def git(self, *argv: str) -> str:
+        """What a git command prints that succeeds in the root."""
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", *argv]
+        done = subprocess.run(command, cwd=self.root, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def changed(self) -> list[str]:
+        """The files that are other than in git, or not in it and not ignored."""
+        return [line.split()[-1] for line in self.git("status", "--porcelain", "--untracked-files=all").splitlines()]
 
     def results(self) -> dict[str, str]:
         """Every file below results, aside from the cells' logs and what a killed DVC leaves (see .dvcignore)."""
@@ -253,6 +271,7 @@ def is_alive(process: psutil.Process) -> bool:
 
 ONLY_PPO = ("profile=tiny", "profile.methods=[ppo]")
 PPO_CALLS = ["report report", "showcase showcase/hopper/ppo", "train runs/hopper/ppo/0"]
+ACCEPT = "import sys; from dapbench.pipeline.accepting import accept; sys.exit(accept(sys.argv[1:]))"
 REPRO = "import sys; from dapbench.pipeline.commands import repro; sys.exit(repro(sys.argv[1:]))"
 ALL_CALLS = [
     "collect logs/hopper/medium/0",

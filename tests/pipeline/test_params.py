@@ -71,7 +71,7 @@ def test_each_draw_of_the_logs_has_its_cells(project: Project) -> None:
     assert collect["out"] in pretrain["deps"]
     online = cells["online"]
     started_from = [[d for d in cell["deps"] if "/priors/" in d] for cell in online.values()]
-    priors = [f"results/tiny/priors/hopper/medium/{draw}/diffusion" for draw in (0, 1)]
+    priors = [f"results/tiny/priors/hopper/medium/{draw}/diffusion/prior.ckpt" for draw in (0, 1)]
     assert started_from == [[], [], [], [], *([prior] for prior in priors * 2)]
     assert online["tiny-hopper-ppo-0"]["deps"] == online["tiny-hopper-ppo-1"]["deps"]
 
@@ -88,7 +88,8 @@ def test_commands_and_cells_agree_on_where_a_draw_lies(stage: str) -> None:
         given = [f"{group}={cell[key]}" for group, key in zip(keys[::2], keys[1::2], strict=True)]
         config = command(name, "profile=quick", "task=hopper", *given)
         if stage == "online":
-            assert config["logs_dir" if cell["method"] == "ppo_bc" else "prior_dir"] in cell["deps"]
+            prior = f"{config['prior_dir']}/prior.ckpt"
+            assert (config["logs_dir"] if cell["method"] == "ppo_bc" else prior) in cell["deps"]
         else:
             assert config["out"] == cell["out"]
             assert stage == "collect" or config["logs_dir"] in cell["deps"]
@@ -113,7 +114,7 @@ def test_a_method_that_starts_from_logs_needs_no_prior(project: Project) -> None
 def test_overhead_cells_bring_the_prior_that_they_need(project: Project) -> None:
     cells = composed(project, "profile.methods=[ppo]", "profile.overhead_tasks=[ant]")["cells"]
     assert list(cells["pretrain"]) == ["tiny-ant-medium-diffusion-0"]
-    assert "results/tiny/priors/ant/medium/0/diffusion" in cells["overhead"]["tiny-ant"]["deps"]
+    assert "results/tiny/priors/ant/medium/0/diffusion/prior.ckpt" in cells["overhead"]["tiny-ant"]["deps"]
     assert "results/tiny/overhead" in cells["report"]["tiny"]["deps"]
 
 

@@ -50,3 +50,10 @@ def test_smoke_run_in_a_clone(tmp_path: Path) -> None:
     assert "2 seeds on 2 draws of logs" in (results / "report/index.html").read_text(encoding="utf-8")
     changed = {line.split()[-1] for line in run("git", "status", "--short").splitlines()}
     assert changed <= {"params.yaml", "dvc.lock"}, "results, databases and logs are ignored"
+
+    with (clone / "dapbench/ppo_dap.py").open("a", encoding="utf-8") as file:
+        file.write("# changed\n")
+    one_method += ["profile.seeds=[0,1]", "profile.log_draws=2"]
+    output = run("dapbench", "accept", "profile=smoke", *one_method)
+    assert "online ppo_dap: online@smoke-reacher-ppo_dap-0 gave the same; 1 taken on trust" in output
+    assert "up to date" in run("dapbench", "repro", "profile=smoke", *one_method)
