@@ -109,11 +109,10 @@ class Claim:
 
     @property
     def verdict(self) -> str:
-        """The one verdict of all findings that are shown, or each with its label."""
-        rows = self.shown()
-        if len({finding.verdict for _, finding in rows}) == 1:
-            return rows[0][1].verdict
-        return "; ".join(f"{label}: {finding.verdict}" for label, finding in rows)
+        """The one verdict of all findings that are shown, or each verdict with the labels of those that have it."""
+        labels = {v: [label for label, f in self.shown() if f.verdict == v] for v in VERDICTS}
+        parts = {verdict: f"{verdict} ({listed(own)})" for verdict, own in labels.items() if own}
+        return next(iter(parts)) if len(parts) == 1 else "; ".join(parts.values())
 
     @property
     def measured(self) -> str:
@@ -306,7 +305,7 @@ def own_claims(results: Results) -> Iterator[Claim]:
         yield Claim(number, text, "ours", tuple(difference(results, metric, *pair) for metric in FULL_TRIAL))
     for letter, (number, (_, pair)) in zip("abc", lines.items(), strict=True):
         found = [
-            difference(results, metric, *methods, label=f"{quality} logs", tasks=quality_tasks(results))
+            difference(results, metric, *methods, label=quality, tasks=quality_tasks(results))
             for quality, methods in pairs_by_quality(results, pair).items()
             for metric in READINGS
         ]

@@ -125,10 +125,10 @@ def overhead(results: Results) -> tuple:
     if not shown:
         raise Absent(f"There are no timings of another method that are paired with {results.titles[BASELINE]}'s.")
     if set(frame.device) == {"cpu"}:
-        shown += [{"Method": f"{results.titles[m]}, GPU"} | dict.fromkeys(OVERHEAD, "not measured") for m in methods]
-    measured = [row for row in shown if "not measured" not in row.values()]
-    sentence = f"Paired with {results.titles[BASELINE]}'s, the wall-clock ratios are "
-    sentence += listed(f"{row['Wall-clock × PPO']} ({row['Method']})" for row in measured) + "."
+        shown.append({"Method": f"{results.titles[SUBJECT]}, GPU"} | dict.fromkeys(OVERHEAD, "not measured"))
+    ours = next((row for row in shown if row["Method"] == results.titles[SUBJECT]), shown[0])
+    sentence = f"Paired with {results.titles[BASELINE]}'s, the wall-clock of {ours['Method']} is"
+    sentence += f" {ours['Wall-clock × PPO']} × and its peak memory {ours['Memory × PPO']} ×."
     tasks = listed(results.titles.get(task, task) for task in frame.task.unique())
     pairs = counted(len(frame[["device", "task", "repeat"]].drop_duplicates()), "pair")
     note = f"Mean over tasks of the ratios of pairs [{INTERVAL}]; {pairs} of runs, on {tasks}."

@@ -140,7 +140,8 @@ def logs_text(results: Results, methods: Iterable[str] | None = None) -> str:
     with_logs = results.summaries[results.summaries.method.isin(chosen)].dropna(subset="logs_quality")
     if with_logs.empty:
         return "No run used logs."
-    names = listed(results.titles[m] for m in chosen if m in set(with_logs.method))
+    named = [results.titles[m] for m in chosen if m in set(with_logs.method)]
+    names = listed(named) if len(named) <= 10 else counted(len(named), "method")
     kinds = listed(sorted(set(with_logs.logs_quality)))
     steps = with_logs.get("logs_env_steps")
     if steps is None or steps.isna().all():

@@ -45,13 +45,12 @@ def alc40(results: Results) -> tuple:
 def final_return(results: Results) -> tuple:
     """Final return per task and method, beside what is published of PPO at the same budget."""
     sentence, shown, tidy, note = returns(results, "final_return")
-    if (results.summaries.env_steps == PUBLISHED_STEPS).all():
-        found = {
-            task: [source["scores"][task][0] for source in published_ppo() if task in source["scores"]]
-            for task in results.tasks
-        }
-        shown["Published PPO"] = [_range(found[task]) for task in results.tasks]
-        note = f"Published PPO: lowest to highest of the sources that the next table names. {note}"
+    if BASELINE in results.methods and (results.summaries.env_steps == PUBLISHED_STEPS).all():
+        sources = [source["scores"] for source in published_ppo()]
+        ranges = [_range([scores[task][0] for scores in sources if task in scores]) for task in results.tasks]
+        title = results.titles[BASELINE]
+        shown.insert(shown.columns.get_loc(title) + 1, f"Published {title}", ranges)
+        note = f"Published {title}: lowest to highest of the sources that the table of published numbers names. {note}"
     return sentence, shown, tidy, note
 
 
