@@ -187,7 +187,8 @@ def controls(results: Results) -> tuple:
     names = results.group("controls")
     if not names:
         raise Absent("There are no runs of further controls in this profile.")
-    tasks = [task for task in results.tasks if task in results.profile["controls"].get("tasks", results.tasks)]
+    there = set(results.summaries.loc[results.summaries.group == "controls", "task"])
+    tasks = [task for task in results.asked() if task in there]
     return returns(results, *READINGS, "final_return", methods=[*results.methods, *names], tasks=tasks)
 
 

@@ -79,7 +79,8 @@ def returns(results: Results, *metrics: str, methods: list[str] | None = None, t
         methods, tasks: the profile's main ones unless given.
     """
     needs(results, metrics[0])
-    methods, tasks = methods or results.methods, tasks or results.tasks
+    methods = results.methods if methods is None else methods
+    tasks = results.tasks if tasks is None else tasks
     metrics = tuple(metric for metric in metrics if results.summaries[metric].notna().any())
     shown, values = [], []
     for task, metric in itertools.product(tasks, metrics):

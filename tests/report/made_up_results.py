@@ -40,6 +40,7 @@ def profile(**changes) -> dict:
 
 
 ABLATIONS = {"ablations": {"methods": ["ppo_dap_no_kl", "ppo_dap_frozen"], "tasks": ["hopper"]}}
+CONTROLS = {"controls": {"methods": ["ppo_gap"], "tasks": ["hopper"]}}
 QUALITIES = {"log_qualities": {"methods": ["ppo_dap_expert"], "tasks": ["hopper"]}}
 
 
@@ -172,5 +173,5 @@ def fabricate_run(run: Path, profile: dict, task: str, method: str, seed: int, t
 
 
 def full_profile() -> dict:
-    """Main cells, ablations and log qualities."""
-    return profile(**ABLATIONS, **QUALITIES)
+    """Main cells, controls, ablations and log qualities."""
+    return profile(**CONTROLS, **ABLATIONS, **QUALITIES)
