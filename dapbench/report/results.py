@@ -125,8 +125,14 @@ class Results:
 
     def scores(self, metric: str, task: str, method: str) -> np.ndarray:
         """A metric's values by seed, shape (runs,), without the runs that have none."""
-        chosen = self.summaries[(self.summaries.task == task) & (self.summaries.method == method)]
-        return chosen.sort_values("seed")[metric].dropna().to_numpy(float)
+        own = self._cells.get((task, method))
+        return np.empty(0) if own is None else own[metric].dropna().to_numpy(float)
+
+    @cached_property
+    def _cells(self) -> dict[tuple[str, str], pd.DataFrame]:
+        """The summaries of each task and method, by seed; tables ask for them hundreds of times."""
+        cells = self.summaries.sort_values("seed").groupby(["task", "method"])
+        return {(str(task), str(method)): own for (task, method), own in cells}
 
     def has_episodes(self, task: str) -> bool:
         """Whether any training episode ended on a task."""
