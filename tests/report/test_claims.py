@@ -345,6 +345,10 @@ def test_a_tie_is_at_and_not_above(study):
     assert (above.verdict, at.verdict) == (FAILS, HOLDS)
     assert "clearly above on 0, clearly below on 0" in at.text
     assert claims.difference(equal, "alc40", "ppo_dap", "ppo").verdict == UNCLEAR
+    final = {(task, method): [5.0, 5.0, 5.0] for task in STUDY["tasks"] for method in (*claims.ON_POLICY, "ppo_dap")}
+    verdicts = {c.number: c.verdict for c in claims.paper_claims(with_scores(equal, "final_return", final), "ppo_dap")}
+    assert verdicts["2"] == HOLDS
+    assert verdicts["1a"] == "holds (ALC@40 (evaluation)); does not hold (ALC@40 (training))"
 
 
 def test_the_strongest_is_named_by_its_mean_and_unknown_where_one_is_missing(study):
@@ -369,6 +373,7 @@ def test_differences(study, ours, verdict):
     ("ratios", "verdict", "words"),
     [
         ([1.05, 1.10], HOLDS, ", below theirs"),
+        ([1.15, 1.17], HOLDS, "over 1 task"),
         ([1.15, 1.21], HOLDS, "over 1 task"),
         ([1.20, 1.24], UNCLEAR, "over 1 task"),
         ([1.23, 1.30], FAILS, "over 1 task"),
