@@ -9,7 +9,7 @@
 # ---
 
 # %% [markdown]
-# # Ablations, and the draws and the quality of the logs
+# # Ablations, controls, and the draws and the quality of the logs
 # Any profile's results: set `DAPBENCH_PROFILE` (default `quick`) and, if they lie elsewhere, `DAPBENCH_RESULTS`.
 
 # %%
@@ -23,6 +23,9 @@ study_tables.ablations(results)
 
 # %%
 study_figures.ablation_bars(results)
+
+# %%
+study_tables.controls(results)
 
 # %%
 study_tables.priors(results)

@@ -9,14 +9,23 @@
 # ---
 
 # %% [markdown]
-# # Returns, differences and aggregates
+# # The claims on trial, returns, differences and aggregates
 # Any profile's results: set `DAPBENCH_PROFILE` (default `quick`) and, if they lie elsewhere, `DAPBENCH_RESULTS`.
 
 # %%
-from dapbench.report import figures, settings_tables, tables
+from dapbench.report import claims, figures, settings_tables, tables
 from dapbench.report.results import open_results
 
 results = open_results()
+
+# %%
+claims.claims(results)
+
+# %%
+claims.claims_by_task(results)
+
+# %%
+claims.claims_of_variants(results)
 
 # %%
 tables.difference(results)

@@ -8,44 +8,54 @@ from typing import Any
 
 from dapbench.errors import UserError
 from dapbench.files import write_text
-from dapbench.report import figures, proposal_items, settings_tables, showcases, study_figures, study_tables, tables
+from dapbench.report import (
+    claims,
+    figures,
+    proposal_items,
+    settings_tables,
+    showcases,
+    study_figures,
+    study_tables,
+    tables,
+)
 from dapbench.report.items import Item, Table, padded
 from dapbench.report.notebooks import export_notebooks
 from dapbench.report.page import page
 from dapbench.report.results import Results, load_results
 from dapbench.report.style import logs_text
 
+# What a reader came for stands first; below it, the rest by question.
 SECTIONS = {
-    "Returns": [
-        tables.difference,
-        figures.learning_curves,
-        figures.evaluation_curves,
-        tables.alc40,
-        tables.final_return,
-        tables.eval_return,
-        figures.alc40_intervals,
-        figures.final_return_intervals,
-        tables.wins,
-    ],
-    "Over all tasks": [
+    "Claims": [claims.claims],
+    "Learning curves": [figures.learning_curves, figures.evaluation_curves],
+    "Final returns": [tables.final_return, settings_tables.published],
+    "Overhead": [study_tables.overhead],
+    "On which tasks does a claim hold?": [claims.claims_by_task, claims.claims_of_variants],
+    "Who learns faster early on?": [tables.difference, tables.alc40, figures.alc40_intervals],
+    "Who is better in the end?": [tables.wins, tables.eval_return, figures.final_return_intervals],
+    "And over all tasks?": [
         tables.aggregates,
         figures.sample_efficiency,
         figures.performance_profile,
         figures.improvement,
     ],
-    "Films": [showcases.policy_films],
-    "Cost": [study_tables.speed, study_tables.overhead, study_figures.time_parts, study_figures.memory],
-    "Ablations": [study_tables.ablations, study_figures.ablation_bars],
-    "Logs": [
-        study_tables.logs,
-        study_tables.priors,
-        study_figures.log_draws,
+    "Which parts of PPO-DAP matter?": [study_tables.ablations, study_figures.ablation_bars, study_tables.controls],
+    "What do the logs decide?": [
         study_tables.log_qualities,
         study_figures.log_quality_curve,
+        study_figures.log_draws,
+        study_tables.logs,
+        study_tables.priors,
     ],
-    "Proposals": [proposal_items.proposals, proposal_items.proposal_map, proposal_items.action_marginals],
-    "Diagnostics": [study_figures.diagnostics],
-    "Settings and published numbers": [settings_tables.published, settings_tables.hyper_parameters],
+    "What does the prior propose?": [
+        proposal_items.proposals,
+        proposal_items.proposal_map,
+        proposal_items.action_marginals,
+    ],
+    "What do the policies look like?": [showcases.policy_films],
+    "Where do time and memory go?": [study_tables.speed, study_figures.time_parts, study_figures.memory],
+    "Do policy and prior stay close?": [study_figures.diagnostics],
+    "What was run?": [settings_tables.hyper_parameters],
 }
 
 

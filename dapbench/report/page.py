@@ -15,15 +15,14 @@ def page(results: Results, sections: Mapping[str, Sequence[Item]], notebooks: Se
     """The report as HTML.
 
     Args:
-        sections: headings and their items; the item named ``difference`` is also the headline.
+        sections: headings and their items; the sentence of the very first one is also the headline.
         notebooks: exported notebooks beside the page, in notebooks/.
     """
-    (difference,) = (item for items in sections.values() for item in items if item.name == "difference")
     return render(
         "page.html.j2",
         profile=results.profile["name"],
         subject=results.titles[SUBJECT],
-        difference=difference,
+        headline=next(iter(sections.values()))[0].sentence,
         logs=logs_text(results),
         protocol=protocol(results),
         sections=sections,

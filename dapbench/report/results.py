@@ -91,6 +91,33 @@ class Results:
         """A method's resolved configuration; empty where it has no run."""
         return next((config["method"] for (_, name), config in self.configs.items() if name == method), {})
 
+    def group(self, name: str) -> list[str]:
+        """The methods that have runs in one of the profile's groups, in its order."""
+        asked = dict.fromkeys(run.method for run in runs(self.profile) if run.group == name)
+        return _present(asked, self.summaries.loc[self.summaries.group == name, "method"])
+
+    def asked(self, *methods: str) -> list[str]:
+        """The tasks on which the profile asks for runs of each of ``methods``."""
+        tasks: dict[str, set[str]] = defaultdict(set)
+        for run in runs(self.profile):
+            tasks[run.task].add(run.method)
+        return [task for task, found in tasks.items() if found >= set(methods)]
+
+    def by_quality(self) -> dict[str, dict[str, str]]:
+        """Methods that have runs on logs of several qualities: for each such method itself and its variants by quality.
+
+        A method's variant names a log quality, and differs from it in nothing else but name and title.
+        """
+        configs = {config["method"]["name"]: config["method"] for config in self.configs.values()}
+        plain = [name for name, config in configs.items() if not config.get("log_quality")]
+        found: dict[str, dict[str, str]] = {}
+        for variant in (name for name in configs if name not in plain):
+            base = next((name for name in plain if _same(configs[name], configs[variant])), None)
+            if base:
+                own = found.setdefault(base, {self.profile["log_quality"]: base})
+                own[configs[variant]["log_quality"]] = variant
+        return {name: found[name] for name in plain if name in found}
+
     @property
     def baselines(self) -> list[str]:
         """The methods that start from nothing, so that the online budget is all that they cost."""
@@ -98,8 +125,14 @@ class Results:
 
     def scores(self, metric: str, task: str, method: str) -> np.ndarray:
         """A metric's values by seed, shape (runs,), without the runs that have none."""
-        chosen = self.summaries[(self.summaries.task == task) & (self.summaries.method == method)]
-        return chosen.sort_values("seed")[metric].dropna().to_numpy(float)
+        own = self._cells.get((task, method))
+        return np.empty(0) if own is None else own[metric].dropna().to_numpy(float)
+
+    @cached_property
+    def _cells(self) -> dict[tuple[str, str], pd.DataFrame]:
+        """The summaries of each task and method, by seed; tables ask for them hundreds of times."""
+        cells = self.summaries.sort_values("seed").groupby(["task", "method"])
+        return {(str(task), str(method)): own for (task, method), own in cells}
 
     def has_episodes(self, task: str) -> bool:
         """Whether any training episode ended on a task."""
@@ -218,6 +251,12 @@ def _stacked(frame: pd.DataFrame, task: str, method: str, column: str, needed: s
 def _conf_title(group: str, name: str) -> str:
     path = CONF / group / f"{name}.yaml"
     return yaml.safe_load(path.read_text(encoding="utf-8")).get("title", name) if path.exists() else name
+
+
+def _same(config: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two methods are one but for the logs that they start from."""
+    ours, theirs = ({k: v for k, v in c.items() if k not in ("name", "title", "log_quality")} for c in (config, other))
+    return ours == theirs
 
 
 def _present(wanted: Iterable[str], found: pd.Series) -> list[str]:

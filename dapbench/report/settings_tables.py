@@ -1,8 +1,6 @@
 """Tables of what was run: hyper-parameters as run, and our PPO beside published PPO."""
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,16 +9,14 @@ from dapbench.report import statistics
 from dapbench.report.items import Absent, table
 from dapbench.report.results import BASELINE, Results
 from dapbench.report.style import digits, listed, number, spread
-from dapbench.report.tables import metric_text, needs, numbers
-
-PUBLISHED_STEPS = 1_000_000
+from dapbench.report.tables import PUBLISHED_STEPS, metric_text, needs, numbers, published_ppo
 
 
 @table("published", "PPO beside published PPO")
 def published(results: Results) -> tuple:
     """Our PPO's final and evaluation return beside published numbers at 1M steps, each with its own statistic."""
     needs(results, "final_return", BASELINE)
-    sources = json.loads(Path(__file__).with_name("published_ppo.json").read_text(encoding="utf-8"))
+    sources = published_ppo()
     tasks = [t for t in results.tasks if len(results.scores("final_return", t, BASELINE))]
     steps = int(results.summaries.loc[results.summaries.method == BASELINE, "env_steps"].max())
     shown, values = [], []

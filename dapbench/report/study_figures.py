@@ -18,7 +18,6 @@ from dapbench.report.study_tables import (
     quality_frame,
     timed_methods,
     timing_strata,
-    variants,
 )
 from dapbench.report.style import (
     counted,
@@ -97,7 +96,7 @@ def memory(results: Results) -> tuple:
 @figure("ablation_bars", "Ablations: change from PPO-DAP")
 def ablation_bars(results: Results) -> tuple:
     """Each variant's normalized difference from PPO-DAP, averaged over the tasks that it ran on."""
-    metric, names = primary(results), variants(results, quality=False)
+    metric, names = primary(results), results.group("ablations")
     needs(results, metric, SUBJECT)
     rows: list[tuple[str, Estimate, object]] = []
     for method in names:
@@ -120,30 +119,49 @@ def ablation_bars(results: Results) -> tuple:
 
 @figure("log_quality_curve", "Return against the quality of the logs")
 def log_quality_curve(results: Results) -> tuple:
-    """PPO-DAP's primary metric against the mean return of the logs that it started from; PPO's as a line."""
+    """The primary metric of each method against the mean return of the logs that it started from; PPO's as a line."""
     frame, metric = quality_frame(results), primary(results)
     if "logs_return_mean" not in frame or frame.logs_return_mean.isna().all():
         raise Absent("The runs do not say what their logs returned.")
-    tasks = [task for task in results.tasks if task in set(frame.task)]
-    drawing, axes = panels(len(tasks), 3.4, 2.8)
-    colour, changes = palette(results)[SUBJECT], []
+    tasks = [task for task in results.asked() if task in set(frame.task)]
+    bases = [base for base in results.by_quality() if base in set(frame.base)]
+    drawing, axes = panels(len(tasks), 5.2, 3.4)
+    changes = []
     for axis, task in zip(axes, tasks, strict=True):
-        means = []
-        for quality, runs in frame[frame.task == task].groupby("logs_quality"):
-            logged = float(runs.logs_return_mean.mean())
-            estimate = statistics.interval(statistics.mean, [runs[metric].to_numpy(float)])
-            means.append((logged, float(estimate.point)))
-            axis.plot([logged, logged], [estimate.low, estimate.high], color=colour, linewidth=4, alpha=0.4)
-            axis.plot(*means[-1], "o", color=colour)
-            axis.annotate(str(quality), means[-1], textcoords="offset points", xytext=(6, 4))
+        of_task = frame[frame.task == task]
+        span = of_task.logs_return_mean.max() - of_task.logs_return_mean.min()
+        for place, base in enumerate(bases):
+            points = []
+            for _, runs in of_task[of_task.base == base].groupby("logs_quality"):
+                estimate = statistics.interval(statistics.mean, [runs[metric].to_numpy(float)])
+                points.append((float(runs.logs_return_mean.mean()), *map(float, estimate)))
+            if not points:
+                continue
+            logged, mean, low, high = np.array(sorted(points)).T
+            aside = logged + 0.012 * span * (place - (len(bases) - 1) / 2)  # so that intervals stand side by side
+            colour = palette(results)[base]
+            axis.vlines(aside, low, high, color=colour, linewidth=3, alpha=0.4)
+            axis.plot(aside, mean, "o-", color=colour, markersize=4, linewidth=1, label=results.titles[base])
+            change = mean[-1] - mean[0]
+            changes.append(f"{number(change, digits([change]))} for {results.titles[base]} on {results.titles[task]}")
+        for quality, logged in of_task.groupby("logs_quality").logs_return_mean.mean().items():
+            axis.axvline(logged, color="0.85", linewidth=0.8, zorder=0)
+            axis.annotate(
+                str(quality),
+                (logged, 1.0),
+                xycoords=("data", "axes fraction"),
+                rotation=30,
+                fontsize="small",
+                xytext=(0, 2),
+                textcoords="offset points",
+            )
         if len(ppo := results.scores(metric, task, BASELINE)):
             title = f"{results.titles[BASELINE]}, mean"
             axis.axhline(ppo.mean(), color=palette(results)[BASELINE], linestyle="--", label=title)
-            axis.legend(frameon=False)
-        axis.set(title=results.titles[task], xlabel="Mean return in the logs", ylabel=METRICS[metric])
-        axis.margins(0.15)
-        change = max(means)[1] - min(means)[1]
-        changes.append(f"{number(change, digits([change]))} on {results.titles[task]}")
+        axis.set(xlabel="Mean return in the logs", ylabel=METRICS[metric])
+        axis.set_title(results.titles[task], pad=28)
+        axis.margins(0.12)
+    legend_below(drawing, axes[0])
     sentence = f"From the logs of the lowest return to those of the highest, mean {metric_text(metric)} changes by"
     return f"{sentence} {listed(changes)}.", drawing
 

@@ -1,16 +1,18 @@
-"""Tables around the returns: speed, overhead, ablations, log qualities, logs and priors."""
+"""Tables around the returns: speed, overhead, ablations, controls, log qualities, logs and priors."""
 
+import itertools
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from dapbench.profiles import runs
 from dapbench.report import statistics
 from dapbench.report.items import Absent, table
 from dapbench.report.results import BASELINE, METRICS, SUBJECT, TIMING_KEYS, Results, read_json
 from dapbench.report.settings_tables import changes
 from dapbench.report.style import INTERVAL, counted, digits, listed, logs_text, number, provenance, spread
-from dapbench.report.tables import metric_text, needs, normalized_strata, numbers, verdict
+from dapbench.report.tables import READINGS, metric_text, needs, normalized_strata, numbers, returns, verdict
 
 MIB = 2**20
 # Said wherever the memory of the runs themselves stands.
@@ -84,6 +86,19 @@ def speed(results: Results) -> tuple:
     return sentence, pd.DataFrame(shown), pd.DataFrame(values), note
 
 
+OVERHEAD = {"Wall-clock × PPO": "wall_seconds", "Memory × PPO": "peak_memory_bytes"}
+
+
+def overhead_ratios(results: Results, method: str, column: str, device: str = "cpu") -> dict[str, np.ndarray]:
+    """A column of the paired timings of a method relative to PPO's: by task, the ratio of each pair."""
+    frame = results.overhead
+    if frame.empty or not {method, BASELINE} <= set(frame.method):
+        return {}
+    wide = frame[frame.device == device].pivot_table(index=["task", "repeat"], columns="method", values=column)
+    ratios = (wide[method] / wide[BASELINE]).dropna() if {method, BASELINE} <= set(wide) else pd.Series(dtype=float)
+    return {str(task): own.to_numpy() for task, own in ratios.groupby("task")} if len(ratios) else {}
+
+
 @table("overhead", "Overhead relative to PPO, paired")
 def overhead(results: Results) -> tuple:
     """Wall-clock and peak memory relative to PPO in runs that were paired and interleaved on one machine."""
@@ -92,33 +107,31 @@ def overhead(results: Results) -> tuple:
         raise Absent("There are no paired, interleaved timings (dapbench overhead makes them).")
     if BASELINE not in set(frame.method):
         raise Absent(f"The paired timings have none of {results.titles[BASELINE]}, to which they would be relative.")
-    index = ["device", "task", "repeat"]
-    wide = frame.pivot_table(index=index, columns="method", values=["wall_seconds", "peak_memory_bytes"])
     shown, values = [], []
-    columns = {"Wall-clock × PPO": "wall_seconds", "Memory × PPO": "peak_memory_bytes"}
-    methods = [m for m in results.profile["methods"] if m in set(frame.method) and m != BASELINE]
+    asked = dict.fromkeys(run.method for run in runs(results.profile))
+    methods = [m for m in asked if m in set(frame.method) and m != BASELINE]
     for device, method in [(d, m) for d in frame.device.unique() for m in methods]:
         row = {"Method": results.titles[method] + ("" if device == "cpu" else f", {device}")}
-        for title, column in columns.items():
-            own = wide[column].loc[device]
-            ratio = (own[method] / own[BASELINE]).dropna()
-            if ratio.empty:
+        for title, column in OVERHEAD.items():
+            ratios = list(overhead_ratios(results, method, column, device).values())
+            if not ratios:
                 break
-            estimate = statistics.interval(statistics.mean, [part.to_numpy() for _, part in ratio.groupby("task")])
+            estimate = statistics.interval(statistics.mean, ratios)
             row[title] = spread(estimate, 3)
-            values.append(
-                {"method": method, "device": device, "ratio": title, **numbers(estimate), "pairs": len(ratio)}
-            )
+            counts = {"tasks": len(ratios), "pairs": sum(map(len, ratios))}
+            values.append({"method": method, "device": device, "ratio": title, **numbers(estimate), **counts})
         else:
             shown.append(row)
     if not shown:
         raise Absent(f"There are no timings of another method that are paired with {results.titles[BASELINE]}'s.")
     if set(frame.device) == {"cpu"}:
-        shown += [{"Method": f"{results.titles[m]}, GPU"} | dict.fromkeys(columns, "not measured") for m in methods]
-    measured = [row for row in shown if "not measured" not in row.values()]
-    sentence = f"Paired with {results.titles[BASELINE]}'s, the wall-clock ratios are "
-    sentence += listed(f"{row['Wall-clock × PPO']} ({row['Method']})" for row in measured) + "."
-    note = f"Mean of the ratios of pairs over tasks [{INTERVAL}]; {counted(len(wide), 'pair')} of runs."
+        shown.append({"Method": f"{results.titles[SUBJECT]}, GPU"} | dict.fromkeys(OVERHEAD, "not measured"))
+    ours = next((row for row in shown if row["Method"] == results.titles[SUBJECT]), shown[0])
+    sentence = f"Paired with {results.titles[BASELINE]}'s, the wall-clock of {ours['Method']} is"
+    sentence += f" {ours['Wall-clock × PPO']} × and its peak memory {ours['Memory × PPO']} ×."
+    tasks = listed(results.titles.get(task, task) for task in frame.task.unique())
+    pairs = counted(len(frame[["device", "task", "repeat"]].drop_duplicates()), "pair")
+    note = f"Mean over tasks of the ratios of pairs [{INTERVAL}]; {pairs} of runs, on {tasks}."
     return sentence, pd.DataFrame(shown), pd.DataFrame(values), note
 
 
@@ -127,16 +140,10 @@ def primary(results: Results) -> str:
     return "final_return" if results.summaries["alc40"].isna().all() else "alc40"
 
 
-def variants(results: Results, quality: bool) -> list[str]:
-    """Methods of the profile's further groups: those that name their own log quality, or the others (ablations)."""
-    extra = dict.fromkeys(results.summaries.loc[results.summaries.group != "main", "method"])
-    return [m for m in extra if bool(results.method_config(m).get("log_quality")) == quality]
-
-
 @table("ablations", "Ablations of PPO-DAP")
 def ablations(results: Results) -> tuple:
     """Each variant's primary metric beside PPO-DAP's, and its normalized difference from it."""
-    metric, names = primary(results), variants(results, quality=False)
+    metric, names = primary(results), results.group("ablations")
     needs(results, metric, SUBJECT)
     if not names:
         raise Absent("There are no runs of ablations in this profile.")
@@ -166,55 +173,95 @@ def ablations(results: Results) -> tuple:
     sentence += (
         f" {listed(parts)} from the full {results.titles[SUBJECT]}." if set(verdicts) - {"n/a"} else " one seed."
     )
-    return sentence, pd.DataFrame(shown), pd.DataFrame(values), f"{METRICS[metric]}. {provenance(results)}"
+    return (
+        sentence,
+        pd.DataFrame(shown),
+        pd.DataFrame(values),
+        f"{METRICS[metric]}. {provenance(results, [SUBJECT, *names])}",
+    )
+
+
+@table("controls", "Further controls, on their tasks")
+def controls(results: Results) -> tuple:
+    """The methods of the profile's group of controls beside the main ones, on the tasks of that group."""
+    names = results.group("controls")
+    if not names:
+        raise Absent("There are no runs of further controls in this profile.")
+    there = set(results.summaries.loc[results.summaries.group == "controls", "task"])
+    tasks = [task for task in results.asked() if task in there]
+    return returns(results, *READINGS, "final_return", methods=[*results.methods, *names], tasks=tasks)
 
 
 def quality_frame(results: Results) -> pd.DataFrame:
-    """PPO-DAP's runs by the quality of the logs that they started from, a row a run.
+    """The runs of methods that have run on logs of several qualities, a row a run; ``base`` is the method.
 
     Raises:
         Absent: there are runs on fewer than two qualities.
     """
-    frame = results.summaries[results.summaries.method.isin([SUBJECT, *variants(results, quality=True)])]
-    frame = frame.dropna(subset=["logs_quality", primary(results)])
-    per_task = frame.groupby("task").logs_quality.nunique()
-    frame = frame[frame.task.isin(per_task[per_task > 1].index)]
-    if frame.empty:
+    bases = {m: base for base, methods in results.by_quality().items() for m in methods.values()}
+    frame = results.summaries.assign(base=results.summaries.method.map(bases))
+    frame = frame.dropna(subset=["base", "logs_quality", primary(results)])
+    several = frame.groupby(["task", "base"]).logs_quality.transform("nunique") > 1
+    if not several.any():
         kinds = sorted(results.summaries.logs_quality.dropna().unique())
         raise Absent(f"Log qualities in these results: {listed(kinds)}; there is nothing to compare.")
-    return frame
+    return frame[several]
 
 
-@table("log_qualities", "PPO-DAP by the quality of its logs")
+@table("log_qualities", "Returns by the quality of the logs")
 def log_qualities(results: Results) -> tuple:
-    """The primary metric by log quality, beside the return of the logs themselves and PPO's."""
+    """The primary metric of each method that starts from logs, by their quality, beside the logs' return and PPO's."""
     frame, metric = quality_frame(results), primary(results)
+    bases = [base for base in results.by_quality() if base in set(frame.base)]
+    tasks = [task for task in results.asked() if task in set(frame.task)]
     shown, values = [], []
-    for (task, quality), runs in frame.groupby(["task", "logs_quality"]):
-        ours, ppo = runs[metric].to_numpy(float), results.scores(metric, str(task), BASELINE)
-        estimate = statistics.interval(statistics.mean, [ours])
-        logged = runs["logs_return_mean"].mean() if "logs_return_mean" in runs else np.nan
-        row = {
-            "Task": results.titles[str(task)],
-            "Logs": str(quality),
-            "Return in the logs": number(logged, digits([logged])),
-        }
-        row |= {METRICS[metric]: spread(estimate), "Minus PPO": "n/a"}
-        if len(ppo):
-            row["Minus PPO"] = spread(statistics.unpaired_difference(ours, ppo))
+    for task, quality in itertools.product(tasks, order_of_qualities(results, frame)):
+        own = frame[(frame.task == task) & (frame.logs_quality == quality)]
+        if own.empty:
+            continue
+        ppo = results.scores(metric, task, BASELINE)
+        logged = own["logs_return_mean"].mean() if "logs_return_mean" in own else np.nan
+        row = {"Task": results.titles[task], "Logs": quality, "Return in the logs": number(logged, digits([logged]))}
+        row[results.titles[BASELINE]] = spread(statistics.interval(statistics.mean, [ppo])) if len(ppo) else "missing"
+        for base in bases:
+            ours = own.loc[own.base == base, metric].to_numpy(float)
+            row[results.titles[base]] = "missing"
+            if not len(ours):
+                continue
+            estimate = statistics.interval(statistics.mean, [ours])
+            value = {"task": task, "quality": quality, "method": base, "logs_return": logged, "seeds": len(ours)}
+            value |= numbers(estimate)
+            kind = "n/a"
+            if len(ppo):
+                difference = statistics.unpaired_difference(ours, ppo)
+                value |= {f"minus_ppo_{name}": number for name, number in numbers(difference).items()}
+                kind = verdict(difference)
+            row[results.titles[base]] = spread(estimate) + {"above": " ▲", "below": " ▼"}.get(kind, "")
+            values.append(value)
         shown.append(row)
-        values.append(
-            {"task": task, "quality": quality, "logs_return": logged, "seeds": len(ours), **numbers(estimate)}
-        )
     tidy = pd.DataFrame(values)
-    best = tidy.loc[tidy.groupby("task").estimate.idxmax()]
-    parts = [f"{q} on {counted(int(n), 'task')}" for q, n in best.quality.value_counts().items()]
+    best = tidy.loc[tidy.groupby(["task", "method"]).estimate.idxmax()]
+    parts = []
+    for base in bases:
+        counts = best[best.method == base].quality.value_counts()
+        told = [f"{quality} on {counted(int(n), 'task')}" for quality, n in counts.items()]
+        parts.append(f"{listed(told)} for {results.titles[base]}")
+    note = f"{METRICS[metric]}. ▲, ▼: above or below {results.titles[BASELINE]} by the {INTERVAL} of the difference."
+    methods = [m for own in results.by_quality().values() for m in own.values()]
     return (
-        f"The best logs by mean {metric_text(metric)}: {listed(parts)}.",
+        f"The best logs by mean {metric_text(metric)}: {'; '.join(parts)}.",
         pd.DataFrame(shown),
         tidy,
-        provenance(results),
+        f"{note} {provenance(results, methods)}",
     )
+
+
+def order_of_qualities(results: Results, frame: pd.DataFrame) -> list[str]:
+    """The qualities of a frame's logs, those of the lowest mean return first."""
+    if "logs_return_mean" not in frame:
+        return sorted(frame.logs_quality.unique())
+    scaled = frame.logs_return_mean / frame.groupby("task").logs_return_mean.transform(lambda r: r.abs().max())
+    return [str(quality) for quality in scaled.groupby(frame.logs_quality).mean().sort_values().index]
 
 
 LOG_COLUMNS = {

@@ -10,6 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dapbench.profiles import runs
 from dapbench.report.results import SUBJECT, Results
 from dapbench.report.statistics import Estimate
 
@@ -21,8 +22,8 @@ INTERVAL = "95 % bootstrap interval"
 
 
 def palette(results: Results) -> dict[str, tuple[float, float, float]]:
-    """A colour-blind-safe colour for each of the profile's methods, by its place in the profile."""
-    return colours(results.profile["methods"])
+    """A colour-blind-safe colour for each method by its place in the profile, whose groups come last."""
+    return colours(dict.fromkeys(run.method for run in runs(results.profile)))
 
 
 def lines(results: Results) -> dict[str, Any]:
@@ -109,9 +110,22 @@ def counted(count: int, thing: str) -> str:
     return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
-def seeds_text(results: Results, methods: Iterable[str] | None = None) -> str:
-    """How many seeds, on how many draws of logs, stand behind each mean of the profile's methods, or of ``methods``."""
+def seeds_text(
+    results: Results,
+    methods: Iterable[str] | None = None,
+    tasks: Iterable[str] | None = None,
+    metric: str | None = None,
+) -> str:
+    """How many seeds, on how many draws of logs, stand behind each mean.
+
+    Args:
+        methods: those that are counted; None: the profile's.
+        tasks: those that are counted; None: all.
+        metric: runs without it are not counted; None: all are.
+    """
     chosen = results.summaries.method.isin(results.methods if methods is None else list(methods))
+    chosen &= True if tasks is None else results.summaries.task.isin(list(tasks))
+    chosen &= True if metric is None else results.summaries[metric].notna()
     runs = results.summaries[chosen].groupby(["task", "method"])
     counts, draws = runs.size(), runs.logs_draw.nunique()
     if counts.empty:
@@ -127,12 +141,14 @@ def _range(counts: pd.Series, thing: str) -> str:
     return most if counts.min() == counts.max() else f"{counts.min()} to {most}"
 
 
-def logs_text(results: Results) -> str:
-    """Which logs the runs started from and what those cost."""
-    with_logs = results.summaries[results.summaries.group == "main"].dropna(subset="logs_quality")
+def logs_text(results: Results, methods: Iterable[str] | None = None) -> str:
+    """Which logs the runs of the profile's methods, or of ``methods``, started from and what those cost."""
+    chosen = results.methods if methods is None else list(methods)
+    with_logs = results.summaries[results.summaries.method.isin(chosen)].dropna(subset="logs_quality")
     if with_logs.empty:
         return "No run used logs."
-    methods = listed(results.titles[m] for m in results.methods if m in set(with_logs.method))
+    named = [results.titles[m] for m in chosen if m in set(with_logs.method)]
+    names = listed(named) if len(named) <= 10 else counted(len(named), "method")
     kinds = listed(sorted(set(with_logs.logs_quality)))
     steps = with_logs.get("logs_env_steps")
     if steps is None or steps.isna().all():
@@ -143,9 +159,10 @@ def logs_text(results: Results) -> str:
         cost = f"about {float(f'{steps.mean():.3g}'):,.0f} environment steps a draw"
     else:
         cost = f"{steps.min():,.0f} to {steps.max():,.0f} environment steps a draw"
-    return f"{methods} started from {kinds} logs, which cost {cost} outside the online budget."
+    return f"{names} started from {kinds} logs, which cost {cost} outside the online budget."
 
 
 def provenance(results: Results, methods: Iterable[str] | None = None) -> str:
     """What every table of returns says below it: how many seeds, and what the logs cost."""
-    return f"Runs per cell: {seeds_text(results, methods)}. {logs_text(results)}"
+    methods = None if methods is None else list(methods)
+    return f"Runs per cell: {seeds_text(results, methods)}. {logs_text(results, methods)}"

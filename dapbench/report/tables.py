@@ -1,7 +1,10 @@
 """Tables of returns: each metric, PPO-DAP minus PPO, wins and losses, and aggregates over tasks."""
 
 import itertools
+import json
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,11 +14,12 @@ from dapbench.report import statistics
 from dapbench.report.items import Absent, table
 from dapbench.report.results import BASELINE, METRICS, SUBJECT, Results
 from dapbench.report.statistics import Estimate
-from dapbench.report.style import INTERVAL, counted, digits, listed, provenance, seeds_text, spread
+from dapbench.report.style import INTERVAL, counted, digits, listed, number, provenance, seeds_text, spread
 
 NOTE = f"Mean [{INTERVAL}] over seeds; bold: best mean; †: not distinguishable from it (the {INTERVAL} of the"
 NOTE += " difference contains zero)."
 ONE_SEED = "With one seed there are no intervals, and nothing is marked as indistinguishable."
+PUBLISHED_STEPS = 1_000_000
 AGGREGATES = {
     "IQM": statistics.iqm,
     "Median": statistics.median,
@@ -35,33 +39,60 @@ READINGS_NOTE = (
 @table("alc40", "ALC@40: mean return over the first 40 epochs, in training and in evaluation")
 def alc40(results: Results) -> tuple:
     """Both readings of ALC@40 per task and method."""
-    return _returns(results, *READINGS)
+    return returns(results, *READINGS)
 
 
 @table("final_return", "Final return: mean of the last 100 training episodes")
 def final_return(results: Results) -> tuple:
-    """Final return per task and method."""
-    return _returns(results, "final_return")
+    """Final return per task and method, beside what is published of PPO at the same budget."""
+    sentence, shown, tidy, note = returns(results, "final_return")
+    if BASELINE in results.methods and (results.summaries.env_steps == PUBLISHED_STEPS).all():
+        sources = [source["scores"] for source in published_ppo()]
+        ranges = [_range([scores[task][0] for scores in sources if task in scores]) for task in results.tasks]
+        title = results.titles[BASELINE]
+        shown.insert(shown.columns.get_loc(title) + 1, f"Published {title}", ranges)
+        note = f"Published {title}: lowest to highest of the sources that the table of published numbers names. {note}"
+    return sentence, shown, tidy, note
+
+
+def published_ppo() -> list[dict[str, Any]]:
+    """The committed published numbers of PPO, a dict a source."""
+    return json.loads(Path(__file__).with_name("published_ppo.json").read_text(encoding="utf-8"))
+
+
+def _range(scores: list[float]) -> str:
+    decimals = digits(scores)
+    ends = dict.fromkeys(number(score, decimals) for score in (min(scores), max(scores))) if scores else ["–"]
+    return " to ".join(ends)
 
 
 @table("eval_return", "Evaluation return: mean action, frozen statistics, own seeds")
 def eval_return(results: Results) -> tuple:
     """Return of the deterministic evaluation per task and method."""
-    return _returns(results, "eval_return")
+    return returns(results, "eval_return")
 
 
-def _returns(results: Results, *metrics: str) -> tuple:
-    """The first of ``metrics`` is what the item needs; the others stand beside it where runs have them."""
+def returns(results: Results, *metrics: str, methods: list[str] | None = None, tasks: list[str] | None = None) -> tuple:
+    """A table of metrics per task and method.
+
+    Args:
+        metrics: the first is what the item needs; the others stand beside it where runs have them.
+        methods, tasks: the profile's main ones unless given.
+    """
     needs(results, metrics[0])
+    methods = results.methods if methods is None else methods
+    tasks = results.tasks if tasks is None else tasks
     metrics = tuple(metric for metric in metrics if results.summaries[metric].notna().any())
     shown, values = [], []
-    for task, metric in itertools.product(results.tasks, metrics):
-        scores = {m: s for m in results.methods if len(s := results.scores(metric, task, m))}
+    for task, metric in itertools.product(tasks, metrics):
+        scores = {m: s for m in methods if len(s := results.scores(metric, task, m))}
         lacking = "missing" if results.has_episodes(task) or metric == "eval_return" else "no episode ended"
         estimates = {m: statistics.interval(statistics.mean, [s]) for m, s in scores.items()}
         decimals = digits(float(s.mean()) for s in scores.values())
-        row = {"Task": results.titles[task]} | ({"Curve": READINGS[metric]} if metric in READINGS else {})
-        for method in results.methods:
+        row = {"Task": results.titles[task]}
+        if len(metrics) > 1 or metric in READINGS:
+            row |= {"Curve": READINGS[metric]} if set(metrics) <= set(READINGS) else {"Metric": METRICS[metric]}
+        for method in methods:
             title = results.titles[method]
             if method not in scores:
                 row[title] = lacking
@@ -77,10 +108,10 @@ def _returns(results: Results, *metrics: str) -> tuple:
     sentences = []
     for metric in metrics:
         leaders = tidy[(tidy.mark == "best") & (tidy.metric == metric)].method.value_counts()
-        leads = [f"{results.titles[m]} leads on {leaders[m]}" for m in results.methods if m in leaders]
-        sentences.append(f"By mean {metric_text(metric)}, {listed(leads)} of {counted(len(results.tasks), 'task')}.")
+        leads = [f"{results.titles[m]} leads on {leaders[m]}" for m in methods if m in leaders]
+        sentences.append(f"By mean {metric_text(metric)}, {listed(leads)} of {counted(len(tasks), 'task')}.")
     notes = [READINGS_NOTE] if metrics[0] in READINGS else []
-    notes += [NOTE if tidy.seeds.max() > 1 else ONE_SEED, provenance(results)]
+    notes += [NOTE if tidy.seeds.max() > 1 else ONE_SEED, provenance(results, methods)]
     return " ".join(sentences), pd.DataFrame(shown), tidy, " ".join(notes)
 
 

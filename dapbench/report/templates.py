@@ -14,9 +14,10 @@ def render(template: str, **shown: Any) -> str:
     return ENVIRONMENT.get_template(template).render(shown)
 
 
-def bold(text: str) -> Markup:
-    """``**x**`` as bold x."""
-    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", str(escape(text))))
+def marked(text: str) -> Markup:
+    """``**x**`` as bold x, and an interval ``[x, y]`` with its mark on one line."""
+    whole = re.sub(r"\[[^\]]+\]( [†▲▼])?", r'<span class="interval">\g<0></span>', str(escape(text)))
+    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", whole))
 
 
 def data_url(content: bytes, kind: str) -> str:
@@ -31,4 +32,4 @@ ENVIRONMENT = Environment(
     lstrip_blocks=True,
     undefined=StrictUndefined,
 )
-ENVIRONMENT.filters |= {"bold": bold, "data_url": data_url}
+ENVIRONMENT.filters |= {"marked": marked, "data_url": data_url}

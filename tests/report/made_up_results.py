@@ -11,9 +11,13 @@ from dapbench.config import draw_of
 from dapbench.curves import alc_eval, is_evaluated
 from dapbench.profiles import runs
 
-LEVEL = {"half_cheetah": 3000.0, "hopper": 2000.0, "reacher": -5.0, "swimmer": 60.0}
-GAIN = {"ppo": 1.0, "ppg": 0.9, "ppo_dap": 1.4, "ppo_dap_expert": 1.6, "ppo_dap_no_kl": 1.3, "ppo_dap_frozen": 1.35}
-TITLE = {"ppo": "PPO", "ppg": "PPG", "ppo_dap": "PPO-DAP", "ppo_dap_no_kl": "PPO-DAP without KL"}
+LEVEL = {"half_cheetah": 3000.0, "hopper": 2000.0, "reacher": -5.0, "swimmer": 60.0, "walker2d": 2500.0}
+GAIN = {"ppo": 1.0, "ppg": 0.9, "ppo_rnd": 0.95, "ppo_bc": 1.3, "ppo_gap": 1.2, "ppo_dap": 1.4, "ppo_dap_warm": 1.5}
+GAIN |= {"ppo_dap_expert": 1.6, "ppo_dap_no_kl": 1.3, "ppo_dap_frozen": 1.35, "ppo_dap_unguided": 1.38}
+TITLE = {"ppo": "PPO", "ppg": "PPG", "ppo_rnd": "PPO+RND", "ppo_bc": "PPO+BC", "ppo_gap": "PPO-GAP"}
+TITLE |= {"ppo_dap": "PPO-DAP", "ppo_dap_warm": "PPO-DAP, warm start", "ppo_dap_no_kl": "PPO-DAP without KL"}
+QUALITY = {"simple": 0.5, "mixed": 0.8, "expert": 1.5}  # return of such logs, by that of the medium ones
+STARTS = {"ppo": "nothing", "ppg": "nothing", "ppo_rnd": "nothing", "ppo_bc": "logs", "ppo_dap_warm": "both"}
 FILM = b"GIF89a\x01\x00\x01\x00\x00\x00\x00,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x01\x00;"  # of one pixel
 BOUND = ["bound_surrogate", "bound_policy_shift", "bound_imitation", "bound_prior_drift"]
 
@@ -36,6 +40,7 @@ def profile(**changes) -> dict:
 
 
 ABLATIONS = {"ablations": {"methods": ["ppo_dap_no_kl", "ppo_dap_frozen"], "tasks": ["hopper"]}}
+CONTROLS = {"controls": {"methods": ["ppo_gap"], "tasks": ["hopper"]}}
 QUALITIES = {"log_qualities": {"methods": ["ppo_dap_expert"], "tasks": ["hopper"]}}
 
 
@@ -81,9 +86,11 @@ def fabricate_run(run: Path, profile: dict, task: str, method: str, seed: int, t
     """Writes one run directory: a saturating curve with noise whose level depends on task, method and seed."""
     run.mkdir(parents=True)
     generator = np.random.default_rng([seed, *map(ord, task + method)])
-    epochs, dap = profile["epochs"], method.startswith("ppo_dap")
+    quality = next((q for q in QUALITY if method.endswith(q)), None)
+    base = method.removesuffix(f"_on_{quality}")
+    epochs, dap, starts_from = profile["epochs"], base.startswith(("ppo_dap", "ppo_gap")), STARTS.get(base, "prior")
     epoch = np.arange(1, epochs + 1)
-    level, gain = LEVEL[task], GAIN[method] * generator.normal(1, 0.08)
+    level, gain = LEVEL[task], GAIN[base] * generator.normal(1, 0.08)
     shape = 1 - np.exp(-epoch / 20 * gain)
     returns = level * (gain * shape if level > 0 else 8 - 7 * shape) + abs(level) * generator.normal(0, 0.02, epochs)
     curve = pd.DataFrame({"epoch": epoch, "env_steps": epoch * profile["epoch_steps"], "return_mean": returns})
@@ -95,6 +102,12 @@ def fabricate_run(run: Path, profile: dict, task: str, method: str, seed: int, t
         curve["prior_drift"] = generator.uniform(0, 0.002, epochs)
         for name, sign in zip(BOUND, [1, -1, 1, -1], strict=True):
             curve[name] = sign * generator.uniform(0.01, 0.05, epochs)
+        monitors = np.random.default_rng([seed, 1])
+        curve["q_gain"] = monitors.uniform(0.01, 0.02, epochs)
+        curve["q_advantage_rank"] = monitors.uniform(-0.1, 0.1, epochs)
+        curve["q_td_rank"] = monitors.uniform(0.1, 0.2, epochs)
+        curve["pg_share"] = monitors.uniform(0.8, 0.9, epochs)
+        curve.loc[epochs // 2 :, ["q_gain", "pg_share"]] = np.nan  # the terms have faded
     filled = curve.return_mean.bfill()
     evaluated = {0: float(filled[0]) * 0.9} | {
         e: float(filled[e - 1]) * 1.05 for e in epoch.tolist() if is_evaluated(e)
@@ -102,11 +115,10 @@ def fabricate_run(run: Path, profile: dict, task: str, method: str, seed: int, t
     evaluated = evaluated if profile["eval_curve_episodes"] else {}
     curve["eval_return"] = curve.epoch.map(evaluated)
     curve.to_csv(run / "curve.csv", index=False)
-    quality = "expert" if "expert" in method else profile["log_quality"]
     draw = draw_of(seed, profile["log_draws"])
-    logged = level * (1.5 if quality == "expert" else 1.0) * (1.0 + 0.1 * draw)
+    logged = level * QUALITY.get(quality, 1.0) * (1.0 + 0.1 * draw)
     logs = {
-        "quality": quality,
+        "quality": quality or profile["log_quality"],
         "draw": draw,
         "behaviour_seed": 1000 + draw,
         "transitions": 50000,
@@ -117,13 +129,16 @@ def fabricate_run(run: Path, profile: dict, task: str, method: str, seed: int, t
     logs["policies"] = [{"epoch": 80, "share": 1.0}]
     config = {
         "task": {"name": task, "title": task.replace("_", " ").title().replace(" ", ""), "env_id": "MadeUp-v0"},
-        "method": {"name": method, "title": TITLE.get(method, method), "starts_from": "prior" if dap else "nothing"},
+        "method": {"name": method, "title": TITLE.get(method, method), "starts_from": starts_from},
         "profile": profile,
         "seed": seed,
     }
     config["method"] |= {"gamma": 0.99, "hidden": [64, 64]} | ({"imitation_weight": 1.0} if dap else {})
-    config["method"] |= {"log_quality": "expert"} if "expert" in method else {}
+    config["method"] |= {"log_quality": quality} if quality else {}
     config["method"] |= {"kl_weight": 0.0 if "no_kl" in method else 0.005} if dap else {}
+    config["method"] |= {"tuning": "frozen" if "frozen" in method else "lora"} if dap else {}
+    config["method"] |= {"beta": 0.0 if "unguided" in method else 1.0} if dap else {}
+    config["method"] |= {"prior": "gaussian" if "gap" in method else "diffusion"} if dap else {}
     summary = {
         "task": task,
         "method": method,
@@ -138,7 +153,7 @@ def fabricate_run(run: Path, profile: dict, task: str, method: str, seed: int, t
         "eval_return": float(filled.iloc[-1] * 1.05),
         "eval_std": float(abs(level) / 10),
         "eval_episodes": profile["eval_episodes"],
-        "logs": logs if dap else None,
+        "logs": None if starts_from == "nothing" else logs,
         "config": config,
     }
     (run / "summary.json").write_text(json.dumps(summary))
@@ -158,5 +173,5 @@ def fabricate_run(run: Path, profile: dict, task: str, method: str, seed: int, t
 
 
 def full_profile() -> dict:
-    """Main cells, ablations and log qualities."""
-    return profile(**ABLATIONS, **QUALITIES)
+    """Main cells, controls, ablations and log qualities."""
+    return profile(**CONTROLS, **ABLATIONS, **QUALITIES)

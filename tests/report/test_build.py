@@ -21,7 +21,7 @@ from dapbench.report.statistics import Estimate
 from dapbench.report.style import legend_below, number, panels, spread
 
 MAKERS = [make for makers in SECTIONS.values() for make in makers]
-UNMADE = {"overhead", "priors"}  # of which nothing is made up
+UNMADE = {"overhead", "priors", "claims_of_variants"}  # of which nothing is made up
 NAMES = [make.__name__ for make in MAKERS]
 
 
@@ -177,7 +177,7 @@ def test_tables_render_their_marks():
     assert "| a_b  | **−1 [−2, 0]** † |" in item.markdown()
     assert r"a\_b & \textbf{$-$1 [$-$2, 0]} \textdagger{} \\" in item.latex()
     assert r"\caption{A\_b. 50 \% of it.}" in item.latex()
-    assert "<strong>−1 [−2, 0]</strong> †" in item._repr_html_()
+    assert '<strong>−1 <span class="interval">[−2, 0]</span></strong> †' in item._repr_html_()
 
 
 def test_numbers_read_well():

@@ -112,6 +112,12 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[Callable[[Path], None], str]]]
     "empty columns of PPO-DAP": ({}, [(empty_columns, OURS)]),
     "no times of PPO": ({}, [(without_times, PPO)]),
     "no time passed": ({}, [(stood_still, EVERYTHING)]),
+    "every run of the controls failed": (made_up.CONTROLS, [(failed, "*/ppo_gap/*")]),
+    "all but the controls failed on their task": (
+        made_up.CONTROLS,
+        [(failed, f"hopper/{method}/*") for method in ("ppo", "ppg", "ppo_dap")],
+    ),
+    "no episode of the ablations": (made_up.ABLATIONS, [(without_episodes, "*/ppo_dap_*/*")]),
     "one log quality": (made_up.QUALITIES, [(failed, "*/ppo_dap_expert/*")]),
     "no episode with expert logs": (made_up.QUALITIES, [(without_episodes, "*/ppo_dap_expert/*")]),
 }

@@ -14,7 +14,7 @@ from dapbench.report.statistics import Reference, reference_scores
 
 
 def test_every_cell_is_loaded(results):
-    assert len(results.summaries) == 2 * 3 * 3 + 3 * 3
+    assert len(results.summaries) == 2 * 3 * 3 + 4 * 3
     assert results.missing.empty
     assert results.failures.empty
     assert results.tasks == ["half_cheetah", "hopper"]
