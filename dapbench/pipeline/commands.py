@@ -106,9 +106,10 @@ def _repro(root: Path, overrides: list[str], choice: Choice) -> int:
                 def run(cell: str) -> bool:
                     return run_cell(bookkeeping.begin, bookkeeping.end, engine, cell, log_of(logs, cell))
 
-                outcome = run_plan(plan, run, engine.stop, choice.jobs, _is_report)
+                rules = _is_report, _is_timed if choice.engine == "local" else lambda _: False
+                outcome = run_plan(plan, run, engine.stop, choice.jobs, *rules)
                 while bookkeeping.left and not outcome.failed:  # some proved stale whose inputs were not in the plan
-                    outcome = run_plan(bookkeeping.plan(), run, engine.stop, choice.jobs, _is_report)
+                    outcome = run_plan(bookkeeping.plan(), run, engine.stop, choice.jobs, *rules)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         raise
@@ -161,6 +162,10 @@ def tell_failures(cells: list[str], logs: Path) -> None:
 
 def _is_report(cell: str) -> bool:
     return cell.startswith("report@")
+
+
+def _is_timed(cell: str) -> bool:
+    return cell.startswith("overhead")
 
 
 def log_of(logs: Path, cell: str) -> Path:

@@ -23,6 +23,7 @@ def run_plan(
     stop: Callable[[], None],
     jobs: int,
     runs_regardless: Callable[[str], bool],
+    runs_alone: Callable[[str], bool] = lambda _: False,
 ) -> Outcome:
     """Runs every cell of ``plan``, at most ``jobs`` at once; those with the most dependents go first.
 
@@ -32,10 +33,10 @@ def run_plan(
         stop: makes every ``run`` return; called if this one is interrupted.
         jobs: the limit.
         runs_regardless: tells of a cell whether it runs whatever failed before it.
+        runs_alone: tells of a cell whether no other may run beside it, since a neighbour would falsify what it times.
     """
     waiting = {cell: set(upstreams) for cell, upstreams in plan.items()}
     needed_by = {cell: dependents(plan, cell) for cell in plan}
-    # Backwards by name, since timing a task takes longer than a run and is not to be left for the end.
     order = sorted(plan, key=lambda cell: (len(needed_by[cell]), cell), reverse=True)
     running: dict[Future[bool], tuple[str, float]] = {}
     outcome = Outcome([], [])
@@ -43,7 +44,11 @@ def run_plan(
         try:
             while waiting or running:
                 ready = [cell for cell in order if cell in waiting and not waiting[cell]]
-                for cell in ready[: jobs - len(running)]:
+                for cell in ready:
+                    if len(running) == jobs or any(runs_alone(other) for other, _ in running.values()):
+                        break
+                    if running and runs_alone(cell):
+                        continue
                     del waiting[cell]
                     running[pool.submit(run, cell)] = (cell, time.monotonic())
                 ended, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)

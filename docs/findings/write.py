@@ -73,6 +73,9 @@ def against(*pairs: str) -> str:
     for pair in pairs:
         sides = [tuple(side.split("/")) for side in pair.split(":")]
         row = [" − ".join(method if trial == "default" else f"{method} {trial}" for method, trial in sides)]
+        if not all(runs.index.droplevel(["task", "seed"]).isin([side]).any() for side in sides):
+            rows.append([*row, "not run yet", "", "", "", "0"])
+            continue
         first, second = (runs.loc[side] for side in sides)
         counts = set()
         for measure in MEASURES:

@@ -135,6 +135,26 @@ def test_cells_start_when_their_own_upstreams_have_ended() -> None:
     assert runs.order[-1] == "report"
 
 
+def test_what_is_timed_has_the_machine_for_itself() -> None:
+    beside: dict[str, list[str]] = {}
+    now: list[str] = []
+
+    def run(cell: str) -> bool:
+        now.append(cell)
+        for other in now:
+            beside.setdefault(other, []).extend(now)
+        time.sleep(0.02)
+        now.remove(cell)
+        return True
+
+    plan = {f"run{i}": set[str]() for i in range(6)} | {"timed0": set(), "timed1": {"run0"}}
+    outcome = run_plan(plan, run, lambda: None, 3, lambda _: False, lambda cell: cell.startswith("timed"))
+    assert outcome == ([], [])
+    assert beside.keys() == plan.keys()
+    assert all(set(beside[cell]) == {cell} for cell in ("timed0", "timed1"))
+    assert any(len(set(beside[cell])) > 1 for cell in plan)  # the others did run at once
+
+
 def test_failures_spread_downstream_and_the_report_is_built() -> None:
     plan = {"bad": set[str](), "next": {"bad"}, "last": {"next"}, "good": set(), "report": {"last", "good"}}
     runs = _Runs()
