@@ -29,13 +29,13 @@ def tuning_runs() -> pd.DataFrame:
     return runs[runs.epochs == longest].set_index(["method", "trial", "task", "seed"]).sort_index()
 
 
-def interval(values: pd.Series) -> str:
-    """The mean and half the width of its 95 % Student-t interval."""
+def interval(values: pd.Series, decimals: int = 0) -> str:
+    """The mean and half the width of its 95 % Student-t interval; of one value that alone."""
     values = values.dropna()
     if len(values) < 2:
-        return f"{values.mean():.0f}" if len(values) else ""
+        return f"{values.mean():.{decimals}f}" if len(values) else ""
     half = stats.t.ppf(0.975, len(values) - 1) * values.sem()
-    return f"{values.mean():.0f} ± {half:.0f}"
+    return f"{values.mean():.{decimals}f} ± {half:.{decimals}f}"
 
 
 def scores(runs: pd.DataFrame, method: str) -> pd.Series:
@@ -99,10 +99,7 @@ def guidance(*columns: str) -> str:
     runs = pd.read_csv(DOCS / "findings/guidance_gain.csv")
     rows = []
     for key, group in runs.groupby(["method", "quality", "task", "epochs"]):
-        cells = []
-        for column in columns:
-            half = stats.t.ppf(0.975, len(group) - 1) * group[column].sem() if len(group) > 1 else float("nan")
-            cells.append(f"{group[column].mean():.4f} ± {half:.4f}")
+        cells = [interval(group[column], 4) for column in columns]
         method, quality, task, epochs = key
         rows.append([method, quality, TASKS[task], str(epochs), *cells, str(len(group))])
     return markdown(["method", "logs", "task", "epochs", *columns, "runs"], rows)
