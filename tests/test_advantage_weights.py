@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from dapbench.advantage_weights import LoggedCritic
 from dapbench.datasets.episodes import Transitions
 from dapbench.errors import UserError
 from dapbench.prior.base import build_prior
-from dapbench.prior.pretraining import check_pretraining, fit_prior
+from dapbench.prior.pretraining import check_pretraining, fit_prior, pretrain
 from dapbench.warm_start import WarmStartedPPO
 from tests.conftest import KINDS, PRIOR
 
@@ -136,6 +137,38 @@ def test_a_warm_start_draws_on_the_weights(
     pairs = module.logged_pairs(data.observations[:1], data.actions[:1])
     mean, _ = module.actor(pairs["policy_observations"])
     torch.testing.assert_close(mean, pairs["actions"], atol=0.15, rtol=0.0)
+
+
+@pytest.mark.parametrize("prior", ["diffusion", "diffusion_weighted"])
+def test_pretraining_gives_each_row_its_own_weight(
+    config_of: Callable[..., dict[str, Any]],
+    compose: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    prior: str,
+) -> None:
+    """A row's weight goes with it when episodes are held out, and only a prior that asks for weights gets any."""
+    logs_dir = config_of("ppo_bc", "reacher")["logs_dir"]
+    seen = []
+
+    def weigh(logs: Transitions, actions: torch.Tensor, temperature: float, compile: bool) -> torch.Tensor:
+        assert temperature == 1.0
+        return actions[:, 0] + 2.0
+
+    def fit(prior: Any, observations: Any, actions: torch.Tensor, batches: int, seed: int, weights: Any) -> None:
+        seen.append((actions, weights))
+        prior.fit_statistics(observations, actions)
+
+    monkeypatch.setattr("dapbench.prior.pretraining.advantage_weights", weigh)
+    monkeypatch.setattr("dapbench.prior.pretraining.fit_prior", fit)
+    paths = f"logs_dir={logs_dir}", f"out={tmp_path}/prior"
+    pretrain(compose("pretrain", "task=reacher", f"prior={prior}", "seed=2", *paths))  # holds out the first episode
+    assert len(seen) == 2  # the Gaussian beside it too
+    for actions, weights in seen:
+        if prior == "diffusion":
+            assert weights is None
+        else:
+            torch.testing.assert_close(weights, actions[:, 0] + 2.0)
 
 
 def test_a_bad_temperature_is_refused(compose: Callable[..., dict[str, Any]]) -> None:

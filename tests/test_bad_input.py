@@ -129,7 +129,11 @@ CASES: list[tuple[Callable[[Made], None], str, str]] = [
     (Made.nothing, "train method=sac", "unknown method 'sac'; choose one of "),
     (Made.nothing, "train profile=huge", "unknown profile 'huge'; choose one of paper, quick, smoke"),
     (Made.nothing, "collect logs=perfect", "unknown logs 'perfect'; choose one of expert, medium, mixed, simple"),
-    (Made.nothing, "pretrain prior=flow", "unknown prior 'flow'; choose one of diffusion, diffusion_weighted, gaussian"),
+    (
+        Made.nothing,
+        "pretrain prior=flow",
+        "unknown prior 'flow'; choose one of diffusion, diffusion_weighted, gaussian",
+    ),
     (Made.nothing, "overhead methods=[sac]", "unknown method 'sac' in methods; choose one of "),
     (Made.nothing, "throughput peers=[rllib]", "rllib"),
     (Made.nothing, "repro --engine cloud", "invalid choice: 'cloud'"),

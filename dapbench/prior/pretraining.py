@@ -86,7 +86,7 @@ def fit_prior(
     count = batches * batch_size
     draws: Sampler[int] = RandomSampler(data, replacement=True, num_samples=count, generator=generator)
     if weights is not None:
-        draws = WeightedRandomSampler(weights.double(), count, generator=generator)  # type: ignore[arg-type]
+        draws = WeightedRandomSampler(weights.tolist(), count, generator=generator)
     trainer = make_trainer(
         max_steps=batches,
         gradient_clip_val=1.0,

@@ -236,7 +236,7 @@ def monitor(results: Results, column: str, subject: str, label: str = "", thresh
     means = own.groupby(["task", "seed"], sort=False)[column].mean()
     strata = [scores.to_numpy() for _, scores in means.groupby("task", sort=False)]
     estimate = statistics.interval(statistics.mean, strata)
-    decimals = max(3, digits(estimate))  # type: ignore[arg-type]
+    decimals = max(3, digits(float(value) for value in estimate))
     text = f"{spread(estimate, decimals)} over {counted(len(strata), 'task')}"
     runs = seeds_text(results, [subject], list(dict.fromkeys(own.task)))
     return Finding(label, column, estimate, threshold, judged(estimate, threshold), text, runs)
