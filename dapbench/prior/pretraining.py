@@ -7,9 +7,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, TQDMProgressBar
+from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, TensorDataset, WeightedRandomSampler
 
 from dapbench.advantage_weights import advantage_weights
 from dapbench.datasets.episodes import Transitions, load_transitions
@@ -19,37 +18,54 @@ from dapbench.fitting import fit, make_trainer
 from dapbench.prior.base import ActionPrior, build_prior
 from dapbench.prior.quality import measure
 from dapbench.rl.environments import task_spaces, to_policy_actions
+from dapbench.rl.updates import Batch, FlatParameters, Update
 from dapbench.settings import check_number
 
+BATCHES_A_STEP = 10  # one compiled loop; the average of the parameters takes them in at its end
 QUALITY_STATES, QUALITY_PROPOSALS = 1000, 8
 
 
 class Pretraining(pl.LightningModule):
-    """Minimizes a prior's own loss on batches of (observation as the prior normalizes it, action)."""
+    """Minimizes a prior's own loss on random rows of the logs, and averages its parameters.
 
-    def __init__(self, prior: ActionPrior, seed: int) -> None:
+    Args:
+        prior: moves.
+        logs: {name: [N, ...]}, ``prior_observations`` as the prior normalizes them and ``actions`` in [-1, 1].
+        weights: [N], what each row weighs in the loss, by being drawn so much more often.
+        seed: of the rows and of their corruption.
+        compile: compile the steps.
+    """
+
+    def __init__(self, prior: ActionPrior, logs: Batch, weights: Tensor, seed: int, compile: bool) -> None:
         super().__init__()
-        self.prior = prior
+        self.automatic_optimization = False
+        self.prior, self.logs, self.weights = prior, logs, weights
         self.generator = torch.Generator().manual_seed(seed)
+        rate = prior.config["learning_rate"]
+        self.update = Update(FlatParameters({"prior": prior}), self.loss, rate, max_grad_norm=1.0, compile=compile)
+        self.average = self.update.flat.detach().clone()
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The loss on one batch."""
-        prior_observations, actions = batch
-        rows = {
-            "prior_observations": prior_observations,
-            "actions": actions,
-            **self.prior.corrupt(actions, self.generator),
-        }
-        loss = self.prior.fit_loss(self.prior.predict(rows), rows)
-        self.log("loss", loss, prog_bar=True)
-        return loss
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The prior's own loss."""
+        return self.prior.fit_loss(self.prior.predict(batch), batch), {}
+
+    def training_step(self, batches: int, batch_idx: int) -> None:
+        """A step of Adam on each of ``batches`` batches, and one of the average."""
+        size, decay = self.prior.config["batch_size"], self.prior.config["ema_decay"]
+        rows = torch.multinomial(self.weights, batches * size, replacement=True, generator=self.generator)
+        batch = {name: column[rows] for name, column in self.logs.items()}
+        batch |= self.prior.corrupt(batch["actions"], self.generator)
+        self.log_dict(self.update.epoch(batch, size, self.generator), prog_bar=True)
+        self.average.lerp_(self.update.flat.detach(), 1.0 - decay**batches)
+
+    def on_train_end(self) -> None:
+        """Leaves the prior with the average."""
+        with torch.no_grad():
+            self.update.flat.copy_(self.average)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW."""
-        config = self.prior.config
-        return torch.optim.AdamW(
-            self.prior.network.parameters(), lr=config["learning_rate"], weight_decay=config["weight_decay"]
-        )
+        """Adam, which :class:`Update` steps."""
+        return self.update.optimizer
 
 
 def split(logs: Transitions, held_out_share: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -67,9 +83,15 @@ def split(logs: Transitions, held_out_share: float, seed: int) -> tuple[Tensor, 
 
 
 def fit_prior(
-    prior: ActionPrior, observations: Tensor, actions: Tensor, batches: int, seed: int, weights: Tensor | None = None
+    prior: ActionPrior,
+    observations: Tensor,
+    actions: Tensor,
+    batches: int,
+    seed: int,
+    weights: Tensor | None = None,
+    compile: bool = True,
 ) -> None:
-    """Trains ``prior`` in place and keeps the moving average of its parameters.
+    """Trains ``prior`` in place and leaves it with the moving average of its parameters.
 
     Args:
         prior: moves.
@@ -77,26 +99,16 @@ def fit_prior(
         actions: [N, A], in [-1, 1].
         batches: how many.
         seed: of the batches and of their corruption.
-        weights: [N], what each row weighs in the loss, by being drawn so much more often; None: all alike.
+        weights: [N], what each row weighs in the loss; None: all alike.
+        compile: compile the steps.
     """
     prior.fit_statistics(observations, actions)
-    data = TensorDataset(prior.normalize(observations), actions)
-    generator = torch.Generator().manual_seed(seed)
-    batch_size = min(prior.config["batch_size"], len(data))
-    count = batches * batch_size
-    draws: Sampler[int] = RandomSampler(data, replacement=True, num_samples=count, generator=generator)
-    if weights is not None:
-        draws = WeightedRandomSampler(weights.tolist(), count, generator=generator)
-    trainer = make_trainer(
-        max_steps=batches,
-        gradient_clip_val=1.0,
-        callbacks=[
-            EMAWeightAveraging(decay=prior.config["ema_decay"], use_buffers=False),
-            TQDMProgressBar(refresh_rate=max(1, batches // 20)),
-        ],
-    )
-    sampler = BatchSampler(draws, batch_size, drop_last=True)
-    fit(trainer, Pretraining(prior, seed + 1), DataLoader(data, sampler=sampler, batch_size=None))
+    logs = {"prior_observations": prior.normalize(observations), "actions": actions}
+    weights = torch.ones(len(actions)) if weights is None else weights
+    full, rest = divmod(batches, BATCHES_A_STEP)
+    steps = [BATCHES_A_STEP] * full + [rest] * (rest > 0)
+    trainer = make_trainer(max_epochs=1, callbacks=[TQDMProgressBar(refresh_rate=max(1, len(steps) // 20))])
+    fit(trainer, Pretraining(prior, logs, weights, seed, compile), steps)
 
 
 def check_pretraining(config: Mapping[str, Any]) -> None:
@@ -106,7 +118,7 @@ def check_pretraining(config: Mapping[str, Any]) -> None:
     check_number("profile.prior_batches", config["profile"]["prior_batches"], 1, 10**8, integer=True)
     for key in ("width", "depth", "batch_size"):
         check_number(f"prior.{key}", config["prior"][key], 1, 10**5, integer=True)
-    for key, high in {"learning_rate": 1.0, "weight_decay": 1.0, "ema_decay": 1.0, "held_out_share": 0.9}.items():
+    for key, high in {"learning_rate": 1.0, "ema_decay": 1.0, "held_out_share": 0.9}.items():
         check_number(f"prior.{key}", config["prior"][key], 0.0, high)
     if config["prior"]["advantage_temperature"] is not None:
         check_number("prior.advantage_temperature", config["prior"]["advantage_temperature"], 1e-3, 1e6)
@@ -130,9 +142,10 @@ def pretrain(config: dict[str, Any]) -> None:
     observations = torch.as_tensor(logs.observations)
     actions = torch.as_tensor(to_policy_actions(logs.actions, spaces[1])).clamp(-1.0, 1.0)
     training, held_out = split(logs, config["prior"]["held_out_share"], config["seed"])
+    compile = config["profile"]["compile"]
     weights, temperature = None, config["prior"]["advantage_temperature"]
     if temperature is not None:
-        weights = advantage_weights(logs, actions, temperature, config["profile"]["compile"])[training]
+        weights = advantage_weights(logs, actions, temperature, compile)[training]
     gaussian = {**config["prior"], "_target_": "dapbench.prior.gaussian.GaussianPrior", "name": "gaussian"}
     beside = {"gaussian": gaussian} if config["prior"]["name"] != "gaussian" else {}
     quality: dict[str, Any] = {"held_out_transitions": len(held_out), "training_transitions": len(training)}
@@ -140,7 +153,7 @@ def pretrain(config: dict[str, Any]) -> None:
         torch.manual_seed(config["seed"])
         prior = build_prior(observations.shape[1], actions.shape[1], settings)
         batches = config["profile"]["prior_batches"]
-        fit_prior(prior, observations[training], actions[training], batches, config["seed"], weights)
+        fit_prior(prior, observations[training], actions[training], batches, config["seed"], weights, compile)
         chosen = held_out[:: max(1, len(held_out) // QUALITY_STATES)]
         quality[label] = measure(prior, observations[chosen], actions[chosen], QUALITY_PROPOSALS, config["seed"])
         if label == "prior":

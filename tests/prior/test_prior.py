@@ -9,6 +9,7 @@ import torch
 
 from dapbench.errors import UserError
 from dapbench.prior.base import ActionPrior, Guidance, build_prior
+from dapbench.prior.pretraining import BATCHES_A_STEP, Pretraining, fit_prior
 from dapbench.prior.quality import energy_distance, energy_score
 
 CONFIG = {"width": 16, "depth": 1, "solver_steps": 5, "sigma_min": 0.02, "sigma_max": 5.0}
@@ -141,6 +142,39 @@ def test_pretrained_weights_survive_the_way_through_a_checkpoint(kind: str, tmp_
     }
     torch.testing.assert_close(other.predict(rows), prior.predict(rows))
     torch.testing.assert_close(other.state_std, prior.state_std)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_pretraining_finds_the_density_of_the_actions(compile: bool) -> None:
+    """a = s / 2 + 0.1 ε, whose mean and standard deviation at a state are known."""
+    generator = torch.Generator().manual_seed(0)
+    states = torch.rand(4000, 3, generator=generator) * 2.0 - 1.0
+    actions = 0.5 * states[:, :2] + 0.1 * torch.randn(4000, 2, generator=generator)
+    prior = make("gaussian", learning_rate=1e-2, batch_size=128, ema_decay=0.98)
+    fit_prior(prior, states, actions, 600, 0, compile=compile)
+    at = torch.tensor([[0.4, -0.6, 0.0], [-0.2, 0.2, 0.8]])
+    with torch.no_grad():
+        mean, log_std = prior.predict({"prior_observations": prior.normalize(at)}).chunk(2, -1)
+    torch.testing.assert_close(mean, 0.5 * at[:, :2], atol=0.03, rtol=0.0)
+    torch.testing.assert_close(log_std.exp(), torch.full((2, 2), 0.1), atol=0.02, rtol=0.0)
+
+
+def test_pretraining_takes_every_batch_and_leaves_the_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    step = Pretraining.training_step
+
+    def training_step(self: Pretraining, batches: int, batch_idx: int) -> None:
+        step(self, batches, batch_idx)
+        seen.append((batches, self.update.flat.detach().clone()))
+
+    monkeypatch.setattr(Pretraining, "training_step", training_step)
+    prior = make("gaussian", learning_rate=1e-2, batch_size=8, ema_decay=0.9)
+    average = torch.cat([p.detach().flatten() for p in prior.parameters()])
+    fit_prior(prior, torch.randn(50, 3), torch.rand(50, 2), 2 * BATCHES_A_STEP + 3, 0, compile=False)
+    assert [batches for batches, _ in seen] == [BATCHES_A_STEP, BATCHES_A_STEP, 3]
+    for batches, flat in seen:
+        average = 0.9**batches * average + (1.0 - 0.9**batches) * flat
+    torch.testing.assert_close(torch.cat([p.detach().flatten() for p in prior.parameters()]), average)
 
 
 def test_bad_checkpoints_are_one_clear_error(tmp_path: Path) -> None:
