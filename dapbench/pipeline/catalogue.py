@@ -22,7 +22,8 @@ GROUPS = ("task", "method", "logs", "prior")
 MEASURED = ("pretrain", "online", "overhead")  # the stages that leave metrics
 STAGES = ("collect", *MEASURED, "showcase", "report", *(f"{stage}_in_git" for stage in MEASURED))
 IN_GIT = ("paper",)  # the profiles whose metrics and plots git keeps, as .gitignore has it
-SHOWN = ("ppo", "ppo_dap")  # the methods whose policies and priors the report shows
+# The methods that the report shows, and whether with a film; the authors' terms, and so Q, are at work to the end.
+SHOWN = {"ppo": True, "ppo_dap": True, "ppo_dap_v6": False}
 COUNTS = (  # a profile's sizes
     *("epochs", "epoch_steps", "schedule_epochs", "eval_episodes", "behaviour_epochs", "log_transitions"),
     *("prior_batches", "overhead_epochs", "overhead_pairs"),
@@ -81,7 +82,7 @@ class _Catalogue:
         self._add("online", f"{run.task}-{run.method}-{run.seed}", cell, self._modules_of_run(run.method), starts_from)
         if run.method in SHOWN and f"{self._key(run.task)}-{run.method}" not in self._stages["showcase"]:
             logs = [self._logs(run.task, run.method, run.draw)] if starts_from else []
-            shown = {"run": out, "logs_dir": logs[0] if logs else "null"}
+            shown = {"run": out, "logs_dir": logs[0] if logs else "null", "film": SHOWN[run.method]}
             shown["out"] = f"{self._results}/showcase/{run.task}/{run.method}"
             modules = ["dapbench.showcase.showcase", *self._modules_of_run(run.method)[1:]]
             self._add("showcase", f"{run.task}-{run.method}", shown, modules, [f"{out}/model.ckpt", *logs])

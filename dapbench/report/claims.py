@@ -21,7 +21,7 @@ import pandas as pd
 
 from dapbench.report import statistics
 from dapbench.report.items import Absent, table
-from dapbench.report.results import BASELINE, METRICS, SUBJECT, Results
+from dapbench.report.results import AUTHORS, BASELINE, METRICS, SUBJECT, Results
 from dapbench.report.statistics import Estimate
 from dapbench.report.study_tables import overhead_ratios
 from dapbench.report.style import INTERVAL, counted, digits, listed, logs_text, seeds_text, spread
@@ -31,7 +31,7 @@ HOLDS, FAILS, UNCLEAR, UNMEASURED = "holds", "does not hold", "not distinguishab
 VERDICTS = (HOLDS, FAILS, UNCLEAR, UNMEASURED)
 ON_POLICY = ("ppo", "ppg", "ppo_rnd")  # the paper's on-policy baselines
 STRONGEST = "strongest"  # stands for the one of them with the highest mean on a task
-SUBJECTS = (SUBJECT, "ppo_dap_warm", "ppo_dap_v6")
+SUBJECTS = (SUBJECT, "ppo_dap_warm", AUTHORS)
 FULL_TRIAL = ("alc40", "alc40_eval", "final_return")
 # The paper's costs relative to PPO's as it gives them: value and ±.
 PAPER_COST = {"wall_seconds": (1.18, 0.04), "peak_memory_bytes": (1.05, 0.02)}

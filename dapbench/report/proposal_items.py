@@ -1,6 +1,6 @@
 """What guidance does to PPO-DAP's proposals: a table, maps of them, and the actions' marginals, from showcases."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from scipy.stats import wasserstein_distance
 
 from dapbench.report.items import Absent, figure, table
-from dapbench.report.results import SUBJECT, Results, malformed
-from dapbench.report.showcases import gather, read_showcase
+from dapbench.report.results import AUTHORS, SUBJECT, Results, malformed
+from dapbench.report.showcases import Showcase, gather, read_showcase
 from dapbench.report.style import PAGE_WIDTH, counted, listed, number
 
 WHOSE = {"logs": "logs", "prior": "prior", "guided": "guided proposals", "policy": "policy"}
@@ -21,22 +21,22 @@ LOW_TO_HIGH = sns.blend_palette([sns.color_palette("colorblind")[0], "0.7", "#d5
 BINS = np.linspace(-1.0, 1.0, 26)
 RANK = "Rank: the share of a state's unguided proposals whose Q a guided one exceeds (0.5: guidance changes nothing)."
 TABLE_NOTE = (
-    f"One run of each task, at its end. Q and rank: {{states}} states that the policy visits. {RANK} Q is the critic"
-    " that guides, so it shows that guidance does its work and not that the actions are better."
+    f"{{methods}}: one run of each task, at its end. Q and rank: {{states}} states that the policy visits. {RANK} Q is"
+    " the critic that guides, so it shows that guidance does its work and not that the actions are better."
 )
 DISTANCE_NOTE = (
     " Logs to: Wasserstein-1 distance of the marginals at {logged:,} logged states, mean over action dimensions."
 )
 MAP_KEY = (
-    "Dots: the proposals at {states} states that the run's policy visits, from the same noise before and after; one map"
-    " for both panels of a task: t-SNE of the actions alone (two dimensions are their own map, one stands against the"
-    " state); grey: the other panel's. Colour: Q less its mean over the state's unguided proposals, in their standard"
-    f" deviations. {RANK}"
+    "{methods}. Dots: the proposals at {states} states that the run's policy visits, from the same noise before and"
+    " after; one map for both panels of a task: t-SNE of the actions alone (two dimensions are their own map, one"
+    " stands against the state); grey: the other panel's. Colour: Q less its mean over the state's unguided proposals,"
+    f" in their standard deviations. {RANK}"
 )
 MARGINALS_KEY = (
     "All four at the same {logged:,} states of the logs, one action at each; a panel for each dimension, scaled to"
-    " [-1, 1], heights on a square-root scale. Prior (as the run tuned it), guidance and policy are those of one run of"
-    " each task at its end."
+    " [-1, 1], heights on a square-root scale. Prior (as the run tuned it), guidance and policy are those of one run"
+    " ({methods}) of each task at its end."
 )
 
 
@@ -45,11 +45,13 @@ class Guided:
     """K proposals at each of M states, unguided (0) and guided (1), from the same noise.
 
     Attributes:
+        method: whose.
         actions: [2, M, K, A], in [-1, 1].
         q: [2, M, K], their Q, in scaled reward.
         embedding: [2, M, K, 2], their places in the plane.
     """
 
+    method: str
     actions: np.ndarray
     q: np.ndarray
     embedding: np.ndarray
@@ -75,27 +77,46 @@ def read_guided(results: Results, task: str) -> Guided:
         Absent: there are none.
         UserError: proposals.npz is malformed.
     """
-    showcase = read_showcase(results, task, SUBJECT)
-    arrays = showcase.arrays("proposals.npz", "proposals", {"actions": 4, "q": 3, "embedding": 4})
+    showcase, arrays = read_shown(results, task, "proposals", {"actions": 4, "q": 3, "embedding": 4})
     actions, q, embedding = arrays.values()
     if len(q) != 2 or actions.shape[:3] != q.shape or embedding.shape != (*q.shape, 2):
         shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
         raise malformed(showcase.folder / "proposals.npz", f"holds arrays that do not fit each other ({shapes})")
-    return Guided(actions, q.astype(float), embedding)
+    return Guided(showcase.method, actions, q.astype(float), embedding)
 
 
-def read_marginals(results: Results, task: str) -> dict[str, np.ndarray]:
-    """One action [N, A] in [-1, 1] of each of ``WHOSE`` at the same N states of the logs, from PPO-DAP's showcase.
+def read_marginals(results: Results, task: str) -> tuple[str, dict[str, np.ndarray]]:
+    """One action [N, A] in [-1, 1] of each of ``WHOSE`` at the same N states of the logs, and the method shown.
 
     Raises:
         Absent: there are none.
         UserError: marginals.npz is malformed.
     """
-    showcase = read_showcase(results, task, SUBJECT)
-    arrays = showcase.arrays("marginals.npz", "marginals", dict.fromkeys(WHOSE, 2))
+    showcase, arrays = read_shown(results, task, "marginals", dict.fromkeys(WHOSE, 2))
     if len({array.shape for array in arrays.values()}) > 1:
         raise malformed(showcase.folder / "marginals.npz", "holds arrays of different shapes")
-    return arrays
+    return showcase.method, arrays
+
+
+def read_shown(results: Results, task: str, what: str, axes: dict[str, int]) -> tuple[Showcase, dict[str, np.ndarray]]:
+    """The arrays of PPO-DAP's showcase, or of that with the authors' constants where PPO-DAP's terms have ended.
+
+    Raises:
+        Absent: neither has them.
+        UserError: they are malformed.
+    """
+
+    def read(method: str) -> tuple[Showcase, dict[str, np.ndarray]]:
+        showcase = read_showcase(results, task, method)
+        return showcase, showcase.arrays(f"{what}.npz", what, axes)
+
+    found, _ = gather([SUBJECT] + [AUTHORS] * (AUTHORS in results.methods), read)
+    return next(iter(found.values()))
+
+
+def shown_titles(results: Results, methods: Iterable[str]) -> str:
+    """The titles of the methods that an item shows."""
+    return listed(dict.fromkeys(results.titles[method] for method in methods))
 
 
 def distance(first: np.ndarray, second: np.ndarray) -> float:
@@ -119,14 +140,16 @@ def proposals(results: Results) -> tuple:
         row["Rank after"] = number(drawn.rank(), 3)
         value: dict[str, object] = {"task": task, "mean_q_before": before, "mean_q_after": after, "rank": drawn.rank()}
         try:
-            marginals = read_marginals(results, task)
+            _, marginals = read_marginals(results, task)
             to_logs, logged = distances(marginals), max(logged, len(marginals["logs"]))
         except Absent:
             to_logs = {whose: np.nan for whose in WHOSE if whose != "logs"}
         row |= {f"Logs to {whose}": number(d, 3) for whose, d in to_logs.items()}
         shown.append(row)
         values.append(value | {f"distance_{whose}": d for whose, d in to_logs.items()})
-    note = TABLE_NOTE.format(states=states(found)) + (DISTANCE_NOTE.format(logged=logged) if logged else "")
+    methods = shown_titles(results, (drawn.method for drawn in found.values()))
+    note = TABLE_NOTE.format(methods=methods, states=states(found))
+    note += DISTANCE_NOTE.format(logged=logged) if logged else ""
     return f"{gains(found)}{lacking}", pd.DataFrame(shown), pd.DataFrame(values), note
 
 
@@ -174,13 +197,15 @@ def proposal_map(results: Results) -> tuple:
                 spine.set(visible=True, color="0.8")
     bar = drawing.colorbar(dots, ax=grid, shrink=1 / rows, pad=0.01, aspect=25, extend="both")
     bar.set_label("Q in the state, standardized")
-    return f"{gains(found)} {MAP_KEY.format(states=states(found))}{lacking}", drawing
+    methods = shown_titles(results, (drawn.method for drawn in found.values()))
+    return f"{gains(found)} {MAP_KEY.format(methods=methods, states=states(found))}{lacking}", drawing
 
 
 @figure("marginals", "Actions of the prior, the guided proposals, the policy and the logs")
 def action_marginals(results: Results) -> tuple:
     """The marginal distribution of each action dimension at the logs' states, a row of panels for each task."""
-    found, lacking = gather(results.tasks, lambda task: read_marginals(results, task))
+    read, lacking = gather(results.tasks, lambda task: read_marginals(results, task))
+    found = {task: actions for task, (_, actions) in read.items()}
     sizes = {task: own["logs"].shape[1] for task, own in found.items()}
     columns = min(9, max(sizes.values()))
     rows = [(task, range(i, min(i + columns, size))) for task, size in sizes.items() for i in range(0, size, columns)]
@@ -209,4 +234,5 @@ def action_marginals(results: Results) -> tuple:
     parts = listed(f"{number(mean, 3)} for the {WHOSE[str(whose)]}" for whose, mean in means.items())
     logged = max(len(own["logs"]) for own in found.values())
     sentence = f"Mean Wasserstein-1 distance to the logged actions, over dimensions and tasks: {parts}."
-    return f"{sentence} {MARGINALS_KEY.format(logged=logged)}{lacking}", drawing
+    methods = shown_titles(results, (method for method, _ in read.values()))
+    return f"{sentence} {MARGINALS_KEY.format(methods=methods, logged=logged)}{lacking}", drawing

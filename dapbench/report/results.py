@@ -22,6 +22,7 @@ from dapbench.report.statistics import Reference, reference_scores
 
 KEY = ["task", "method", "seed"]
 BASELINE, SUBJECT = "ppo", "ppo_dap"  # the two methods that the study compares
+AUTHORS = "ppo_dap_v6"  # the second with its authors' constants
 METRICS = {
     "alc40": "ALC@40 (training)",
     "alc40_eval": "ALC@40 (evaluation)",

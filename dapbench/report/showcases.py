@@ -24,6 +24,7 @@ class Showcase:
 
     Attributes:
         folder: where they lie.
+        method: of the run.
         seed: of the run.
         film_seconds: of the task's own time.
         made: the names of the files.
@@ -31,6 +32,7 @@ class Showcase:
     """
 
     folder: Path
+    method: str
     seed: int
     film_seconds: float
     made: list[str]
@@ -89,7 +91,7 @@ def read_showcase(results: Results, task: str, method: str) -> Showcase:
     if [content["task"], content["method"]] != [task, method] or content["seed"] not in set(runs.seed):
         found = " ".join(str(content[key]) for key in KEY)
         raise malformed(path, f"is of another run ({found})")
-    return Showcase(folder, content["seed"], content["film_seconds"], content["made"], content["absent"])
+    return Showcase(folder, method, content["seed"], content["film_seconds"], content["made"], content["absent"])
 
 
 def gather(names: Iterable[Name], read: Callable[[Name], Found]) -> tuple[dict[Name, Found], str]:

@@ -1,7 +1,7 @@
 """A finished run's proposals before and after guidance, and its actions beside those of its logs.
 
-The prior and Q are those of the checkpoint: the prior as the run tuned it, and the critic that guided it last. Draws
-are seeded; on one thread they are the same each time.
+The prior, as the run tuned it, and the critic are those of the checkpoint. Draws are seeded; on one thread they are the
+same each time.
 """
 
 from pathlib import Path

@@ -18,9 +18,10 @@ SECONDS, FPS, WIDTH, HEIGHT, SEED = 4.0, 10, 240, 180, 0  # the film's length, f
 def showcase(config: Mapping[str, Any]) -> None:
     """Writes showcase.json to ``out``, and beside it what can be made of the run.
 
-    - ``film.gif``: where something here can draw.
-    - ``proposals.npz``: of PPO-DAP alone, see :func:`~dapbench.showcase.proposals.guided_proposals`.
-    - ``marginals.npz``: of PPO-DAP with ``logs_dir``, see :func:`~dapbench.showcase.proposals.action_marginals`.
+    - ``film.gif``: if ``film`` is true, and where something here can draw.
+    - ``proposals.npz``: of PPO-DAP whose terms are on at the end (Q learns as long as they are), see
+      :func:`~dapbench.showcase.proposals.guided_proposals`.
+    - ``marginals.npz``: the same with ``logs_dir``, see :func:`~dapbench.showcase.proposals.action_marginals`.
 
     showcase.json holds ``task``, ``method``, ``seed``, ``film_seconds``, the files ``made``, and under ``absent`` why
     each of the others was not. All files are functions of the checkpoint and the logs, on one machine.
@@ -33,6 +34,8 @@ def showcase(config: Mapping[str, Any]) -> None:
     torch.set_num_threads(1)  # so that sums do not depend on the number of cores
     absent: dict[str, str] = {}
     try:
+        if not config["film"]:
+            raise UserError("film=false")
         choose_backend()
     except UserError as error:
         absent[FILM] = str(error)
@@ -46,9 +49,16 @@ def showcase(config: Mapping[str, Any]) -> None:
         raise UserError(f"there are no logs at logs_dir={logs_dir}; name a folder that dapbench collect made, or null")
     module = load_run(run)
     made: list[str] = []
-    for name in (FILM, PROPOSALS, MARGINALS, DESCRIPTION):
-        (out / name).unlink(missing_ok=True)  # an earlier one could be of another run
-    if isinstance(module, PPODAP):
+    for file in (FILM, PROPOSALS, MARGINALS, DESCRIPTION):
+        (out / file).unlink(missing_ok=True)  # an earlier one could be of another run
+    name = module.config["method"]["name"]
+    if not isinstance(module, PPODAP):
+        reason = f"{name} is a {type(module).__name__}, which draws no proposals from a prior"
+        absent |= dict.fromkeys((PROPOSALS, MARGINALS), reason)
+    elif not (module.annealed_imitation_weight or module.annealed_kl_weight):
+        reason = f"the terms of {name} ended before the run did, and Q has not learned since"
+        absent |= dict.fromkeys((PROPOSALS, MARGINALS), reason)
+    else:
         write_arrays(out / PROPOSALS, guided_proposals(module))
         made.append(PROPOSALS)
         if logs_dir is None:
@@ -56,11 +66,6 @@ def showcase(config: Mapping[str, Any]) -> None:
         else:
             write_arrays(out / MARGINALS, action_marginals(module, Path(logs_dir)))
             made.append(MARGINALS)
-    else:
-        reason = (
-            f"{module.config['method']['name']} is a {type(module).__name__}, which draws no proposals from a prior"
-        )
-        absent |= dict.fromkeys((PROPOSALS, MARGINALS), reason)
     if FILM not in absent:
         try:
             content = gif(film(module, SECONDS, FPS, WIDTH, HEIGHT, SEED), FPS)
@@ -70,11 +75,11 @@ def showcase(config: Mapping[str, Any]) -> None:
             with whole(out / FILM) as temporary:
                 temporary.write_bytes(content)
             made.append(FILM)
-    task, method = (module.config[part]["name"] for part in ("task", "method"))
-    description = {"task": task, "method": method, "seed": module.config["seed"], "film_seconds": SECONDS}
+    task = module.config["task"]["name"]
+    description = {"task": task, "method": name, "seed": module.config["seed"], "film_seconds": SECONDS}
     write_json(out / DESCRIPTION, description | {"made": sorted(made), "absent": absent})
-    without = "".join(f"; without {name}: {reason}" for name, reason in absent.items())
-    print(f"{task} {method}: {', '.join(sorted(made)) or 'nothing'} in {out}{without}")
+    without = "".join(f"; without {file}: {reason}" for file, reason in absent.items())
+    print(f"{task} {name}: {', '.join(sorted(made)) or 'nothing'} in {out}{without}")
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -13,9 +13,20 @@ from dapbench.profiles import runs
 
 LEVEL = {"half_cheetah": 3000.0, "hopper": 2000.0, "reacher": -5.0, "swimmer": 60.0, "walker2d": 2500.0}
 GAIN = {"ppo": 1.0, "ppg": 0.9, "ppo_rnd": 0.95, "ppo_bc": 1.3, "ppo_gap": 1.2, "ppo_dap": 1.4, "ppo_dap_warm": 1.5}
-GAIN |= {"ppo_dap_expert": 1.6, "ppo_dap_no_kl": 1.3, "ppo_dap_frozen": 1.35, "ppo_dap_unguided": 1.38}
+GAIN |= {
+    "ppo_dap_expert": 1.6,
+    "ppo_dap_no_kl": 1.3,
+    "ppo_dap_frozen": 1.35,
+    "ppo_dap_unguided": 1.38,
+    "ppo_dap_v6": 1.2,
+}
 TITLE = {"ppo": "PPO", "ppg": "PPG", "ppo_rnd": "PPO+RND", "ppo_bc": "PPO+BC", "ppo_gap": "PPO-GAP"}
-TITLE |= {"ppo_dap": "PPO-DAP", "ppo_dap_warm": "PPO-DAP, warm start", "ppo_dap_no_kl": "PPO-DAP without KL"}
+TITLE |= {
+    "ppo_dap": "PPO-DAP",
+    "ppo_dap_v6": "PPO-DAP v6",
+    "ppo_dap_warm": "PPO-DAP, warm start",
+    "ppo_dap_no_kl": "PPO-DAP without KL",
+}
 QUALITY = {"simple": 0.5, "mixed": 0.8, "expert": 1.5}  # return of such logs, by that of the medium ones
 STARTS = {"ppo": "nothing", "ppg": "nothing", "ppo_rnd": "nothing", "ppo_bc": "logs", "ppo_dap_warm": "both"}
 FILM = b"GIF89a\x01\x00\x01\x00\x00\x00\x00,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x01\x00;"  # of one pixel
@@ -59,7 +70,7 @@ def fabricate_showcase(folder: Path, task: str, method: str, seed: int) -> None:
     """Writes a film, and of PPO-DAP proposals that guidance moves up and action marginals."""
     folder.mkdir(parents=True)
     files = {"film.gif": FILM}
-    if method == "ppo_dap":
+    if method != "ppo":
         rng = np.random.default_rng(0)
         actions = rng.uniform(-1, 1, (2, 6, 4, 3)).astype(np.float32)
         q = rng.normal(size=(2, 6, 4)).astype(np.float32)

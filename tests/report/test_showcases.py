@@ -38,7 +38,7 @@ def describe(folder: Path, **changes) -> None:
 
 def test_rank_and_standardized_q_by_hand():
     q = np.array([[[0.0, 2.0]], [[2.0, 3.0]]])  # one state: unguided 0 and 2, guided 2 and 3
-    drawn = proposal_items.Guided(np.zeros((2, 1, 2, 3)), q, np.zeros((2, 1, 2, 2)))
+    drawn = proposal_items.Guided("ppo_dap", np.zeros((2, 1, 2, 3)), q, np.zeros((2, 1, 2, 2)))
     assert drawn.rank() == (0.75 + 1.0) / 2  # 2 is above one and ties with the other; 3 is above both
     np.testing.assert_allclose(drawn.standardized_q(), [[[-1.0, 1.0]], [[1.0, 2.0]]])
 
@@ -90,6 +90,18 @@ def test_the_reason_of_the_showcase_is_the_items(found, folder):
     films = showcases.policy_films(found)
     assert len(films.gifs) == 1
     assert films.sentence.endswith("Without: There are no films: nothing here can draw.")
+
+
+def test_the_authors_form_is_shown_where_the_terms_of_the_other_have_ended(small):
+    found = small(tasks=["reacher"], methods=["ppo_dap", "ppo_dap_v6"])
+    made_up.fabricate_showcase(found.folder / "showcase/reacher/ppo_dap_v6", "reacher", "ppo_dap_v6", 0)
+    assert proposal_items.proposals(found).note.startswith("PPO-DAP: ")
+    ended = dict.fromkeys(("proposals.npz", "marginals.npz"), "the terms of ppo_dap ended")
+    describe(found.folder / "showcase/reacher/ppo_dap", made=["film.gif"], absent=ended)
+    title = found.titles["ppo_dap_v6"]
+    assert proposal_items.proposals(found).note.startswith(f"{title}: one run")
+    assert f" {title}. Dots: the proposals" in proposal_items.proposal_map(found).sentence
+    assert f"({title}) of each task" in proposal_items.action_marginals(found).sentence
 
 
 def test_without_runs_nothing_is_shown(small):

@@ -25,13 +25,14 @@ def drawing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def trained(tmp_path: Path, config_of: Callable[..., dict[str, Any]]) -> Callable[[str], dict[str, Any]]:
+def trained(tmp_path: Path, config_of: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     """Trains a method on Reacher; returns the showcase's configuration for it, and where the logs lie."""
 
-    def make(method: str) -> dict[str, Any]:
-        train(config_of(method, "reacher", f"out={tmp_path}/run"))
+    def make(method: str, *settings: str) -> dict[str, Any]:
+        train(config_of(method, "reacher", f"out={tmp_path}/run", *settings))
         logs = tmp_path / "logs"
         return {
+            "film": True,
             "run": str(tmp_path / "run"),
             "logs_dir": str(logs) if logs.exists() else None,
             "out": str(tmp_path / "a"),
@@ -92,6 +93,15 @@ def test_a_run_of_another_method_has_a_film_alone(trained: Any) -> None:
     assert described["made"] == ["film.gif"]
     reason = "ppo is a PPO, which draws no proposals from a prior"
     assert described["absent"] == {"proposals.npz": reason, "marginals.npz": reason}
+
+
+def test_proposals_end_with_the_terms_and_films_are_left_out_on_demand(trained: Any) -> None:
+    config = trained("ppo_dap", "method.terms_decay=1e-6")
+    showcase(config | {"film": False})
+    described = json.loads(contents(config["out"])["showcase.json"])
+    assert described["made"] == []
+    ended = "the terms of ppo_dap ended before the run did, and Q has not learned since"
+    assert described["absent"] == {"film.gif": "film=false", "proposals.npz": ended, "marginals.npz": ended}
 
 
 def test_bad_input_is_one_line(trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
