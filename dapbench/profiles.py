@@ -10,6 +10,8 @@ import yaml
 from dapbench.config import choices, compose, draw_of
 from dapbench.errors import UserError
 
+GROUPS = ("controls", "ablations", "log_qualities")  # of runs, beside a profile's main ones
+
 
 @dataclass(frozen=True)
 class Run:

@@ -175,6 +175,11 @@ class _Catalogue:
                 raise UserError(f"profile.{key}={self._profile[key]} is not a list; say 'profile.{key}=[...]'")
             if not self._profile[key] and key != "overhead_tasks":
                 raise UserError(f"{where} has no {key}: profile.{key} needs at least one")
+        for key in profiles.GROUPS:
+            group = self._profile.get(key)
+            if group is not None and not (isinstance(group, DictConfig) and "methods" in group):
+                what = f"profile.{key}={group} is no group of runs"
+                raise UserError(f"{what}; give it methods, or say profile.{key}=null")
         for seed in self._profile.seeds:
             check_number("profile.seeds", seed, 0, 2**31 - 1, integer=True)
         for key in COUNTS:

@@ -170,6 +170,7 @@ def test_a_method_with_too_many_files_is_one_line(project: Project) -> None:
         (["profile=nosuch"], "unknown profile 'nosuch'; choose one of paper, quick, tiny"),
         (["quick"], "'quick' is not of the form key=value, such as profile=quick"),
         (["profile.tasks=[pong]"], "unknown task 'pong' .*; choose one of ant, hopper"),
+        (["+profile.ablations=word"], "profile.ablations=word is no group of runs; give it methods"),
         (["profile.overhead_tasks=[pong]"], "unknown task 'pong' .*; choose one of ant, hopper"),
         (["profile.methods=[sac]"], "unknown method 'sac' .*; choose one of ppo, ppo_dap"),
         (["profile.seeds=[]"], "profile tiny has no seeds: profile.seeds needs at least one"),
