@@ -1,5 +1,6 @@
 """The small project as fixtures."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,10 @@ def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 @pytest.fixture
-def finished(finished_project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """The finished project as the current folder; it is shared, so leave it as it was."""
+def finished(finished_project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    """The finished project as the current folder; it is shared, so leave it as it was. params.yaml is put back."""
     monkeypatch.chdir(finished_project.root)
-    return finished_project
+    params = finished_project.root / "params.yaml"
+    composed = params.read_text(encoding="utf-8")
+    yield finished_project
+    params.write_text(composed, encoding="utf-8")
