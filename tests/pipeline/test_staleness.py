@@ -46,6 +46,7 @@ def test_nothing_is_stale_after_a_run(finished: Project) -> None:
         ("prior.gaussian.width=64", []),
         ("profile.epochs=20", [*OF_PPO, PPO_DAP, SHOW_DAP]),
         ("profile.prior_batches=20", [PRETRAIN, *OF_PPO_DAP]),
+        ("profile.compile=false", [COLLECT, PRETRAIN, *OF_PPO, PPO_DAP, SHOW_DAP]),
         (
             "profile.seeds=[0,1]",
             [*OF_SEED_1, "collect@tiny-hopper-medium-1", "pretrain@tiny-hopper-medium-diffusion-1"],
