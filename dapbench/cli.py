@@ -16,6 +16,7 @@ from dapbench.surroundings import settle
 # Sub-command: what it does, and its function (module:name). Where conf/ has a file of the command's name, Hydra
 # composes the function's configuration from it; the others read their arguments themselves.
 COMMANDS = {
+    "behaviour": ("train the policies behind logs", "dapbench.behaviour:behaviour"),
     "collect": ("log a behaviour policy's actions as a Minari dataset", "dapbench.datasets.collecting:collect"),
     "pretrain": ("fit an action prior on logged actions", "dapbench.prior.pretraining:pretrain"),
     "train": ("train one method on one task", "dapbench.tracking.recording:train"),

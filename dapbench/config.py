@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 # What these keys are, in every command that has them; a path may be null where the command's file in conf/ says null.
-PATHS = ("run", "out", "logs_dir", "prior_dir", "params")
+PATHS = ("run", "out", "logs_dir", "prior_dir", "policies_dir", "params")
 SWITCHES = ("compile", "json", "tracking")
 
 HERE = Path(__file__).resolve().parent

@@ -1,6 +1,7 @@
 """The tables of docs/findings.md are those of the result files, and every trial is one that can be run."""
 
 import importlib.util
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -44,7 +45,7 @@ def test_differences_are_paired_by_seed(write: ModuleType, monkeypatch: pytest.M
         ("b", "x", "hopper", 2, 40, 2.0, 70.0),
     ]
     runs = pd.DataFrame(rows, columns=[*identity, "epochs", "alc40", "final_return"]).set_index(identity).sort_index()
-    monkeypatch.setattr(write, "tuning_runs", lambda: runs)
+    monkeypatch.setattr(write, "all_runs", lambda: runs)
     cells = write.against("a/default:b/x").splitlines()[-1].split(" | ")
     differences = np.array([2.0, 4.0, 7.0])
     low, high = stats.t.interval(0.95, 2, differences.mean(), differences.std(ddof=1) / np.sqrt(3))
@@ -52,6 +53,18 @@ def test_differences_are_paired_by_seed(write: ModuleType, monkeypatch: pytest.M
     low, high = stats.t.interval(0.95, 1, 25.0, 5.0)  # 20 and 30; the run of 40 epochs has no final return
     assert cells[4] == f"25 ± {(high - low) / 2:.0f}"
     assert cells[0] == "| a − b x"
+
+
+def test_the_studys_runs_stand_beside_the_trials(write: ModuleType) -> None:
+    runs = write.all_runs()
+    summary = json.loads((DOCS.parent / "results/paper/runs/hopper/ppo/0/summary.json").read_text(encoding="utf-8"))
+    row = runs.loc["ppo", "study", "hopper", 0]
+    assert (row.alc40, row.final_return, row.epochs) == (summary["alc40"], summary["final_return"], 200)
+    assert row.alc40 == pytest.approx(runs.loc["ppo", "default", "hopper", 0].alc40, rel=1e-5)  # the same run
+    seeds = runs.loc["ppo", "study", "hopper"].final_return
+    cells = write.study("ppo").splitlines()[-1].split(" | ")
+    assert cells[4] == write.interval(seeds)
+    assert cells[0] == "| ppo"
 
 
 @pytest.mark.parametrize("method", PLAN["methods"])

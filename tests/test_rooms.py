@@ -21,7 +21,8 @@ HELPERS = (
     "profiles",
     "sources",
 )
-LEARNING = ("rl", "ppo", "runs", "datasets", "advantage_weights", "warm_start", "prior", "ppo_dap", *HELPERS)
+OF_LOGS = ("behaviour", "datasets", "advantage_weights", "warm_start")
+LEARNING = ("rl", "ppo", "runs", *OF_LOGS, "prior", "ppo_dap", *HELPERS)
 READING = ("report", "profiles", "curves", "config", "arguments", "errors", "files")
 
 # Room (a folder or a module of dapbench): the others that it may import.
@@ -39,7 +40,8 @@ RULES = {
     "rl": ("errors",),
     "ppo": ("rl", *HELPERS),
     "runs": ("rl", "ppo", *HELPERS),
-    "datasets": ("rl", "ppo", "runs", *HELPERS),
+    "behaviour": ("rl", "ppo", "runs", *HELPERS),
+    "datasets": ("rl", "ppo", "runs", "behaviour", *HELPERS),
     "advantage_weights": ("rl", "datasets"),
     "prior": ("rl", "ppo", "runs", "datasets", "advantage_weights", *HELPERS),
     "warm_start": ("rl", "ppo", "runs", "datasets", "advantage_weights", *HELPERS),

@@ -1,20 +1,25 @@
-"""`dapbench collect`: trains a behaviour policy with PPO, or takes given logs, and writes a Minari dataset."""
+"""`dapbench collect`: records behaviour policies, or takes given logs, and writes a Minari dataset."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
+from dapbench.behaviour import (
+    behaviour_module,
+    behaviour_seed,
+    check_behaviour,
+    mixture,
+    read_policies,
+    train_policies,
+)
 from dapbench.datasets.episodes import Episode, load_episodes, write_dataset
 from dapbench.errors import UserError
 from dapbench.files import require_writable
-from dapbench.ppo import PPO, Divergence
+from dapbench.ppo import PPO
 from dapbench.rl.environments import env_seeds, make_env, make_envs, task_spaces, to_env_actions
-from dapbench.runs.progress import Progress
-from dapbench.runs.training import build, fit
 from dapbench.settings import check_number
 
 RECORDING_STREAM = 3
@@ -43,27 +48,6 @@ def record(module: PPO, transitions: int, stream: int, least: int = 1) -> list[E
     return episodes
 
 
-class Recorder(pl.Callback):
-    """Records the behaviour policy at the epochs of a mixture, each for its share of the transitions."""
-
-    def __init__(self, shares: dict[int, float], transitions: int) -> None:
-        self.shares = shares
-        self.transitions = transitions
-        self.episodes: list[Episode] = []
-        self.policies: list[dict[str, Any]] = []
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, module: PPO) -> None:
-        """Records if the epoch that ended is one of the mixture's."""
-        epoch = trainer.current_epoch + 1
-        if epoch in self.shares:
-            least = 2 if len(self.shares) == 1 else 1  # of all episodes a prior holds out one, to be measured on
-            recorded = record(module, round(self.shares[epoch] * self.transitions), epoch, least)
-            returns = [float(episode.rewards.sum()) for episode in recorded]
-            policy = {"epoch": epoch, "training_env_steps": module.carried.env_steps, "share": self.shares[epoch]}
-            self.policies.append(policy | {"return_mean": float(np.mean(returns)), "episodes": len(returns)})
-            self.episodes += recorded
-
-
 def recorded_spec(task: Mapping[str, Any]) -> EnvSpec | None:
     """What Minari recovers a task's environment from, if the environment can be told in JSON."""
     env = make_env(task)
@@ -77,36 +61,30 @@ def recorded_spec(task: Mapping[str, Any]) -> EnvSpec | None:
 
 
 def behaviour_logs(config: dict[str, Any]) -> tuple[list[Episode], dict[str, Any]]:
-    """Trains the behaviour policy and returns its episodes with their description."""
-    budget, logs = config["profile"]["behaviour_epochs"], config["logs"]
-    mixture = {float(share): float(weight) for share, weight in logs["mixture"].items()}
-    if not mixture or min(mixture) <= 0 or max(mixture) > 1 or abs(sum(mixture.values()) - 1.0) > 1e-6:
-        raise UserError(
-            f"logs.mixture={mixture} is no mixture: its keys are shares of the behaviour's budget in (0, 1] and "
-            "its values add up to 1"
-        )
-    shares: dict[int, float] = {}
-    for share, weight in mixture.items():
-        epoch = max(1, round(share * budget))
-        shares[epoch] = shares.get(epoch, 0.0) + weight
-    profile = config["profile"] | {"epochs": max(shares), "schedule_epochs": budget}
-    recorder = Recorder(shares, config["profile"]["log_transitions"])
-    seed = config["logs"]["behaviour_seed"] + config["draw"]
-    module = build(config | {"profile": profile, "method": config["behaviour"], "seed": seed})
-    try:
-        fit(module, [recorder, Progress()])
-    except Divergence as error:
-        raise UserError(
-            f"the behaviour policy of {config['task']['name']} diverged after {module.carried.env_steps} steps: "
-            f"{error}; choose another logs.behaviour_seed or behaviour's settings"
-        ) from error
-    recorded_steps = sum(len(episode.rewards) for episode in recorder.episodes)
-    return recorder.episodes, {
+    """Records the behaviour policies, each for its share of the transitions; returns episodes and their description.
+
+    They are those in ``policies_dir``, or trained now where it is null.
+    """
+    folder, shares = config["policies_dir"], mixture(config)
+    policies = train_policies(config) if folder is None else read_policies(Path(folder), config)
+    module = behaviour_module(config)
+    least = 2 if len(shares) == 1 else 1  # of all episodes a prior holds out one, to be measured on
+    episodes, described = [], []
+    for policy in policies:
+        policy.act_in(module)
+        share = shares[policy.epoch]
+        recorded = record(module, round(share * config["profile"]["log_transitions"]), policy.epoch, least)
+        returns = [float(episode.rewards.sum()) for episode in recorded]
+        entry = {"epoch": policy.epoch, "training_env_steps": policy.env_steps, "share": share}
+        described.append(entry | {"return_mean": float(np.mean(returns)), "episodes": len(returns)})
+        episodes += recorded
+    recorded_steps = sum(len(episode.rewards) for episode in episodes)
+    return episodes, {
         "source": "collected",
         "behaviour": "ppo",
-        "behaviour_seed": seed,
-        "policies": recorder.policies,
-        "env_steps": module.carried.env_steps + recorded_steps,
+        "behaviour_seed": behaviour_seed(config),
+        "policies": described,
+        "env_steps": policies[-1].env_steps + recorded_steps,
     }
 
 
@@ -114,11 +92,10 @@ def collect(config: dict[str, Any]) -> None:
     """Writes the dataset of one task, quality and draw to ``out``.
 
     Raises:
-        UserError: bad configuration, or given logs that do not fit the task, or that are asked for a second draw.
+        UserError: bad configuration, policies that cannot be read or trained, or given logs that do not fit the task,
+            or that are asked for a second draw.
     """
-    check_number("profile.behaviour_epochs", config["profile"]["behaviour_epochs"], 1, 10**6, integer=True)
-    check_number("logs.behaviour_seed", config["logs"]["behaviour_seed"], 0, 10**9, integer=True)
-    check_number("draw", config["draw"], 0, 10**9, integer=True)
+    check_behaviour(config)
     check_number("profile.log_transitions", config["profile"]["log_transitions"], 1, 10**9, integer=True)
     require_writable(Path(config["out"]))
     source = config["logs"]["source"]

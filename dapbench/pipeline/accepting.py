@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from dapbench.pipeline.catalogue import Cell
 
 LOGS = scratch.FOLDER / "cell_logs"
-COMPARED = ("collect", "pretrain", "online")  # the stages whose results are functions of code, settings and seed alone
+# The stages whose results are functions of code, settings and seed alone.
+COMPARED = ("behaviour", "collect", "pretrain", "online")
 # Times differ from run to run, and the form of a checkpoint is no result: what starts from it would show a difference.
 NOT_COMPARED = ("timing.json", "model.ckpt", "prior.ckpt")
 
@@ -40,10 +41,10 @@ def accept(argv: list[str]) -> int:
         description="After a change of code that is to change no result: run some of the cells that it made stale "
         "beside the results, compare what they give with dvc.lock, and if all is the same to the byte, record the "
         "other cells as done under the new code. One difference, and nothing is recorded.",
-        epilog="Compared are logs, quality.json, curve.csv and summary.json. A showcase or an overhead, which cannot "
-        "be compared, is taken on trust if the cells that were run import all of its code that changed; times stay "
-        "those of the code under which they were measured. Cells that are stale for other reasons, and those that "
-        "need them, are left to dapbench repro.",
+        epilog="Compared are behaviour policies, logs, quality.json, curve.csv and summary.json. A showcase or an "
+        "overhead, which cannot be compared, is taken on trust if the cells that were run import all of its code that "
+        "changed; times stay those of the code under which they were measured. Cells that are stale for other reasons, "
+        "and those that need them, are left to dapbench repro.",
     )
     add_arguments(parser)
     parser.add_argument(

@@ -19,9 +19,9 @@ from dapbench.settings import check_number
 from dapbench.sources import dependencies
 
 GROUPS = ("task", "method", "logs", "prior")
-MEASURED = ("pretrain", "online", "overhead")  # the stages that leave metrics
-STAGES = ("collect", *MEASURED, "showcase", "report", *(f"{stage}_in_git" for stage in MEASURED))
-IN_GIT = ("paper",)  # the profiles whose metrics and plots git keeps, as .gitignore has it
+KEPT = ("behaviour", "pretrain", "online", "overhead")  # the stages of which git keeps something, as .gitignore has it
+STAGES = (*KEPT, "collect", "showcase", "report", *(f"{stage}_in_git" for stage in KEPT))
+IN_GIT = ("paper",)  # for these profiles
 # The methods that the report shows, and whether with a film; the authors' terms, and so Q, are at work to the end.
 SHOWN = {"ppo": True, "ppo_dap": True, "ppo_dap_v6": False}
 COUNTS = (  # a profile's sizes
@@ -121,15 +121,19 @@ class _Catalogue:
         return [checkpoint, logs] if starts_from == "both" else [checkpoint]
 
     def _logs(self, task: str, method: str, draw: int) -> str:
-        """The path of the logs that a method starts from, itself or its prior; adds the cell that makes them."""
+        """The path of the logs that a method starts from, itself or its prior; adds the cells that make them."""
         quality = self._quality(method)
         source = self._params.logs[quality].get("source")
         if source is not None and self._profile.log_draws > 1:
             raise UserError(f"logs.{quality}.source={source} is one dataset, so one draw; set profile.log_draws=1")
-        out = f"{self._results}/logs/{task}/{quality}/{draw}"
-        modules = ["dapbench.datasets.collecting", self._module("behaviour", self._params.behaviour)]
-        cell = {"task": task, "quality": quality, "draw": draw, "out": out}
-        self._add("collect", f"{task}-{quality}-{draw}", cell, modules, [])
+        key, which = f"{task}-{quality}-{draw}", {"task": task, "quality": quality, "draw": draw}
+        out, policies = (f"{self._results}/{kind}/{task}/{quality}/{draw}" for kind in ("logs", "behaviour"))
+        method = self._module("behaviour", self._params.behaviour)
+        if source is None:
+            self._add("behaviour", key, {**which, "out": policies}, ["dapbench.behaviour", method], [])
+        cell = {**which, "policies_dir": "null" if source else policies, "out": out}
+        data = [] if source else [f"{policies}/policies.ckpt"]
+        self._add("collect", key, cell, ["dapbench.datasets.collecting", method], data)
         return out
 
     def _quality(self, method: str) -> str:
@@ -144,7 +148,7 @@ class _Catalogue:
 
     def _group(self, stage: str) -> dict[str, Cell]:
         """The cells of a stage, under the name that the stage has in dvc.yaml for this profile."""
-        in_git = stage in MEASURED and self._profile.name in IN_GIT
+        in_git = stage in KEPT and self._profile.name in IN_GIT
         return self._stages[f"{stage}_in_git" if in_git else stage]
 
     def _key(self, rest: str) -> str:

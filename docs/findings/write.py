@@ -1,9 +1,11 @@
-"""Writes the tables of docs/findings.md from the result files in docs/: python docs/findings/write.py [--help]
+"""Writes the tables of docs/findings.md from result files: python docs/findings/write.py [--help]
 
-A table stands between the lines `<!-- NAME ARGUMENT ... -->` and `<!-- end -->`, NAME being a function below.
+They are the files in docs/ and the runs of the study in results/paper. A table stands between the lines
+`<!-- NAME ARGUMENT ... -->` and `<!-- end -->`, NAME being a function below.
 """
 
 import argparse
+import functools
 import re
 import sys
 from pathlib import Path
@@ -14,19 +16,29 @@ import yaml
 from scipy import stats
 
 from dapbench.files import write_text
+from dapbench.profiles import compose_profile
+from dapbench.report.results import load_results
 
 DOCS = Path(__file__).parents[1]
 PAGE = DOCS / "findings.md"
 BLOCK = re.compile(r"(<!-- (?P<call>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 TASKS = {"half_cheetah": "HalfCheetah", "hopper": "Hopper"}
+IDENTITY = ["method", "trial", "task", "seed"]
 MEASURES = {"alc40": "ALC@40", "final_return": "final return"}
+OF_EACH_TASK = [f"{task} {measure}" for measure in MEASURES.values() for task in TASKS.values()]
 
 
-def tuning_runs() -> pd.DataFrame:
-    """A row a run. A run of the whole budget also counts as one of 40 epochs, whose ALC@40 is its own."""
-    runs = pd.read_csv(DOCS / "tuning/results.csv")
-    longest = runs.groupby(["method", "trial", "task", "seed"]).epochs.transform("max")
-    return runs[runs.epochs == longest].set_index(["method", "trial", "task", "seed"]).sort_index()
+@functools.cache
+def all_runs() -> pd.DataFrame:
+    """A row a run: those of the trials, and the study's as a trial named ``study``.
+
+    A run of the whole budget also counts as one of 40 epochs, whose ALC@40 is its own.
+    """
+    trials = pd.read_csv(DOCS / "tuning/results.csv")
+    longest = trials.groupby(IDENTITY).epochs.transform("max")
+    study = load_results(DOCS.parent / "results", compose_profile("paper")).summaries.assign(trial="study")
+    study = study.loc[study.task.isin(list(TASKS)), trials.columns.intersection(study.columns)]
+    return pd.concat([trials[trials.epochs == longest], study]).set_index(IDENTITY).sort_index()
 
 
 def interval(values: pd.Series, decimals: int = 0) -> str:
@@ -52,7 +64,10 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 
 def tuning(method: str) -> str:
     """Every trial of a method, best first by ALC@40."""
-    runs, plan = tuning_runs(), yaml.safe_load((DOCS / "tuning/trials.yaml").read_text(encoding="utf-8"))
+    runs, plan = (
+        all_runs().drop("study", level="trial"),
+        yaml.safe_load((DOCS / "tuning/trials.yaml").read_text(encoding="utf-8")),
+    )
     header = ["trial", "settings", *(f"{name} ALC@40" for name in TASKS.values())]
     header += [*(f"{name} at 1M" for name in TASKS.values()), "runs"]
     rows = []
@@ -68,11 +83,11 @@ def tuning(method: str) -> str:
 
 def against(*pairs: str) -> str:
     """Differences METHOD/TRIAL:METHOD/TRIAL, paired by seed: the mean and its 95 % interval."""
-    runs = tuning_runs()
+    runs = all_runs()
     rows = []
     for pair in pairs:
         sides = [tuple(side.split("/")) for side in pair.split(":")]
-        row = [" − ".join(method if trial == "default" else f"{method} {trial}" for method, trial in sides)]
+        row = [" − ".join(method if trial in ("default", "study") else f"{method} {trial}" for method, trial in sides)]
         if not all(runs.index.droplevel(["task", "seed"]).isin([side]).any() for side in sides):
             rows.append([*row, "not run yet", "", "", "", "0"])
             continue
@@ -90,8 +105,18 @@ def against(*pairs: str) -> str:
                 counts.add(len(difference))
                 row.append(interval(difference))
         rows.append([*row, "–".join(str(n) for n in sorted(counts - {0}))])
-    header = ["", *(f"{task} {measure}" for measure in MEASURES.values() for task in TASKS.values()), "pairs"]
-    return markdown(header, rows)
+    return markdown(["", *OF_EACH_TASK, "pairs"], rows)
+
+
+def study(*methods: str) -> str:
+    """What the study's runs of each method came to."""
+    runs = all_runs().xs("study", level="trial")
+    rows = []
+    for method in methods:
+        own = runs[runs.index.get_level_values("method") == method]
+        cells = [interval(own[m][own.index.get_level_values("task") == task]) for m in MEASURES for task in TASKS]
+        rows.append([method, *cells, str(len(own))])
+    return markdown(["", *OF_EACH_TASK, "runs"], rows)
 
 
 def guidance(*columns: str) -> str:
@@ -105,7 +130,7 @@ def guidance(*columns: str) -> str:
     return markdown(["method", "logs", "task", "epochs", *columns, "runs"], rows)
 
 
-TABLES = {function.__name__: function for function in (tuning, against, guidance)}
+TABLES = {function.__name__: function for function in (tuning, against, study, guidance)}
 
 
 def written(text: str) -> str:

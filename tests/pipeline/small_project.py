@@ -28,6 +28,7 @@ from pathlib import Path
 import yaml
 
 OUTS = {
+    "behaviour": ["policies.ckpt"],
     "collect": ["data.hdf5"],
     "pretrain": ["prior.ckpt", "quality.json"],
     "train": ["model.ckpt", "summary.json", "timing.json", "curve.csv"],
@@ -95,7 +96,8 @@ IMPORTS = {
     "dapbench/ppo_dap.py": "from dapbench import ppo\nfrom dapbench.prior.base import Prior",
     "dapbench/rl/environments.py": "import dapbench.rl.losses",
     "dapbench/rl/losses.py": "",
-    "dapbench/datasets/collecting.py": "from dapbench import ppo",
+    "dapbench/behaviour.py": "from dapbench import ppo",
+    "dapbench/datasets/collecting.py": "from dapbench import behaviour",
     "dapbench/prior/base.py": "from dapbench.rl import environments",
     "dapbench/prior/diffusion.py": "from dapbench.prior import base",
     "dapbench/prior/pretraining.py": "from dapbench.prior import base",
@@ -274,6 +276,7 @@ PPO_CALLS = ["report report", "showcase showcase/hopper/ppo", "train runs/hopper
 ACCEPT = "import sys; from dapbench.pipeline.accepting import accept; sys.exit(accept(sys.argv[1:]))"
 REPRO = "import sys; from dapbench.pipeline.commands import repro; sys.exit(repro(sys.argv[1:]))"
 ALL_CALLS = [
+    "behaviour behaviour/hopper/medium/0",
     "collect logs/hopper/medium/0",
     "pretrain priors/hopper/medium/0/diffusion",
     *PPO_CALLS,

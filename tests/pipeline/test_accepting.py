@@ -16,11 +16,12 @@ from dapbench.pipeline.accepting import accept, chosen_cells
 
 LOSSES, TRAINING, SHOWCASE = "dapbench/rl/losses.py", "dapbench/runs/training.py", "dapbench/showcase/showcase.py"
 PPO, PPO_DAP = "online@tiny-hopper-ppo-0", "online@tiny-hopper-ppo_dap-0"
-COLLECT, PRETRAIN = "collect@tiny-hopper-medium-0", "pretrain@tiny-hopper-medium-diffusion-0"
+BEHAVIOUR, PRETRAIN = "behaviour@tiny-hopper-medium-0", "pretrain@tiny-hopper-medium-diffusion-0"
 SHOW, SHOW_DAP, REPORT = "showcase@tiny-hopper-ppo", "showcase@tiny-hopper-ppo_dap", "report@tiny"
 LOGS = "results/tiny/logs/hopper/medium/0"
 RUN = "scratch train runs/hopper/{}/0"
-ALL_IN_SCRATCH = ["scratch collect logs/hopper/medium/0", "scratch pretrain priors/hopper/medium/0/diffusion"]
+ALL_IN_SCRATCH = ["scratch behaviour behaviour/hopper/medium/0", "scratch collect logs/hopper/medium/0"]
+ALL_IN_SCRATCH += ["scratch pretrain priors/hopper/medium/0/diffusion"]
 ALL_IN_SCRATCH += [RUN.format("ppo"), RUN.format("ppo_dap")]
 
 
@@ -54,11 +55,11 @@ def accepted(project: Project, *argv: str, **variables: str) -> "subprocess.Comp
 def test_a_change_that_changes_nothing_is_accepted(ended: Project) -> None:
     before = state(ended)
     change(ended, LOSSES)
-    assert len(ended.stale()) == 7
+    assert len(ended.stale()) == 8
     run = accepted(ended, WRITES_TIMING="later", WRITES_MODEL="in another form")
     assert run.returncode == 0, run.stderr
     assert ended.calls() == sorted(ALL_IN_SCRATCH)
-    assert "profile tiny: 6 cells to accept, 4 of them to be run" in run.stdout
+    assert "profile tiny: 7 cells to accept, 5 of them to be run" in run.stdout
     assert f"online ppo: {PPO} gave the same; 0 taken on trust" in run.stdout
     assert "showcase: none gave the same; 2 taken on trust" in run.stdout
     assert ended.stale() == []
@@ -75,7 +76,8 @@ def test_a_change_that_changes_nothing_is_accepted(ended: Project) -> None:
 @pytest.mark.parametrize(
     ("line", "variables", "reason"),
     [
-        ("RESULT = 1", {}, f"{COLLECT}: {LOGS} is not as in dvc.lock"),
+        ("RESULT = 1", {}, f"{BEHAVIOUR}: results/tiny/behaviour/hopper/medium/0/policies.ckpt is not as"),
+        ("", {"WRITES_DATA": "other"}, f"{LOGS} is not as in dvc.lock"),
         ("", {"WRITES_SUMMARY": "other"}, "/0/summary.json is not as in dvc.lock"),
         ("", {"WRITES_CURVE": "other"}, "/0/curve.csv is not as in dvc.lock"),
         (
@@ -105,7 +107,7 @@ def test_a_cell_that_is_stale_for_another_reason_is_left_to_repro(ended: Project
     ended.write(f"{LOGS}/data.hdf5", "edited")
     run = accepted(ended, "method.ppo.gamma=0.9")
     assert run.returncode == 0
-    assert "0 cells to accept" in run.stdout  # logs were edited, and PPO is to learn with another discount
+    assert "1 cells to accept" in run.stdout  # logs were edited, and PPO is to learn with another discount
     shutil.rmtree(ended.root / LOGS)  # the cache has them
     run = accepted(ended, "method.ppo.gamma=0.9")
     assert run.returncode == 0, run.stderr

@@ -14,6 +14,7 @@ OF_THE_STUB = ("calls.txt", "pids.txt", ".dvc/.gitignore")  # the last is in the
 RUNS = [f"results/paper/runs/hopper/{method}/0/" for method in ("ppo", "ppo_dap")]
 LOGS = "results/paper/logs/hopper/medium/0"
 IN_GIT = [
+    "results/paper/behaviour/hopper/medium/0/policies.ckpt",
     "results/paper/overhead/hopper/overhead.json",
     *(f"results/paper/priors/hopper/medium/0/diffusion/{name}" for name in ("prior.ckpt", "quality.json")),
     "results/paper/report/index.html",
@@ -165,9 +166,7 @@ def test_logs_of_another_machine_stand_in_for_those_that_are_nowhere(
     assert "collect@paper-hopper-medium-0" in clone.stale(profile="paper")
 
 
-@pytest.mark.parametrize(
-    "file", [IN_GIT[1], IN_GIT[2], f"{RUNS[1]}curve.csv", "results/paper/showcase/hopper/ppo_dap/film.gif"]
-)
+@pytest.mark.parametrize("file", [*IN_GIT[:4], f"{RUNS[1]}curve.csv", "results/paper/showcase/hopper/ppo_dap/film.gif"])
 def test_a_small_file_that_is_missing_or_changed_is_made_again(clone: Project, file: str) -> None:
     for edit in (lambda: clone.write(file, "changed"), (clone.root / file).unlink):
         edit()

@@ -13,6 +13,7 @@ from dapbench.pipeline.params import compose
 
 # Of a stage: its command, and the key of its cells that each argument is taken from.
 COMMANDS = {
+    "behaviour": ("behaviour", "logs", "quality", "draw", "draw"),
     "collect": ("collect", "logs", "quality", "draw", "draw"),
     "pretrain": ("pretrain", "logs", "quality", "draw", "draw", "prior", "prior"),
     "online": ("train", "method", "method", "seed", "seed"),
@@ -69,6 +70,9 @@ def test_each_draw_of_the_logs_has_its_cells(project: Project) -> None:
     assert (collect["draw"], collect["out"]) == (1, "results/tiny/logs/hopper/medium/1")
     assert (pretrain["draw"], pretrain["out"]) == (1, "results/tiny/priors/hopper/medium/1/diffusion")
     assert collect["out"] in pretrain["deps"]
+    policies = cells["behaviour"]["tiny-hopper-medium-1"]["out"]
+    assert (policies, collect["policies_dir"]) == ("results/tiny/behaviour/hopper/medium/1",) * 2
+    assert f"{policies}/policies.ckpt" in collect["deps"]
     online = cells["online"]
     started_from = [[d for d in cell["deps"] if "/priors/" in d] for cell in online.values()]
     priors = [f"results/tiny/priors/hopper/medium/{draw}/diffusion/prior.ckpt" for draw in (0, 1)]
@@ -76,7 +80,7 @@ def test_each_draw_of_the_logs_has_its_cells(project: Project) -> None:
     assert online["tiny-hopper-ppo-0"]["deps"] == online["tiny-hopper-ppo-1"]["deps"]
 
 
-@pytest.mark.parametrize("stage", ["collect", "pretrain", "online"])
+@pytest.mark.parametrize("stage", COMMANDS)
 def test_commands_and_cells_agree_on_where_a_draw_lies(stage: str) -> None:
     """The committed params.yaml, of profile quick, against what conf/ has each command read and write by itself."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -92,13 +96,14 @@ def test_commands_and_cells_agree_on_where_a_draw_lies(stage: str) -> None:
             assert (config["logs_dir"] if cell["method"] == "ppo_bc" else prior) in cell["deps"]
         else:
             assert config["out"] == cell["out"]
-            assert stage == "collect" or config["logs_dir"] in cell["deps"]
+            assert stage != "pretrain" or config["logs_dir"] in cell["deps"]
 
 
 def test_a_public_dataset_is_one_draw(project: Project) -> None:
     source = "+logs.medium.source=minari:mujoco/hopper/medium-v0"
     cells = composed(project, source, "profile.log_draws=1", "profile.seeds=[0,1]")["cells"]
-    assert list(cells["collect"]) == ["tiny-hopper-medium-0"]
+    assert cells["behaviour"] == {}
+    assert [cell["policies_dir"] for cell in cells["collect"].values()] == ["null"]
     with pytest.raises(UserError, match=r"medium-v0 is one dataset, so one draw; set profile\.log_draws=1"):
         composed(project, source)
 

@@ -16,13 +16,13 @@ READ_BY_DVC = param.read_param_file  # before bookkeeping.py replaces it
 
 PPO = "online@tiny-hopper-ppo-0"
 PPO_DAP = "online@tiny-hopper-ppo_dap-0"
-COLLECT = "collect@tiny-hopper-medium-0"
+BEHAVIOUR, COLLECT = "behaviour@tiny-hopper-medium-0", "collect@tiny-hopper-medium-0"
 PRETRAIN = "pretrain@tiny-hopper-medium-diffusion-0"
 SHOW, SHOW_DAP = "showcase@tiny-hopper-ppo", "showcase@tiny-hopper-ppo_dap"
 REPORT = "report@tiny"
 OF_PPO, OF_PPO_DAP = [PPO, SHOW, REPORT], [PPO_DAP, SHOW_DAP, REPORT]
 OF_SEED_1 = ["online@tiny-hopper-ppo-1", "online@tiny-hopper-ppo_dap-1", REPORT]
-ALL = [COLLECT, PRETRAIN, *OF_PPO, PPO_DAP, SHOW_DAP]
+ALL = [BEHAVIOUR, COLLECT, PRETRAIN, *OF_PPO, PPO_DAP, SHOW_DAP]
 
 
 def test_nothing_is_stale_after_a_run(finished: Project) -> None:
@@ -38,18 +38,19 @@ def test_nothing_is_stale_after_a_run(finished: Project) -> None:
     [
         ("method.ppo.gamma=0.9", OF_PPO),
         ("method.ppo_dap.gamma=0.9", OF_PPO_DAP),
-        ("behaviour.gamma=0.9", [COLLECT, PRETRAIN, *OF_PPO_DAP]),
-        ("logs.medium.behaviour_seed=7", [COLLECT, PRETRAIN, *OF_PPO_DAP]),
+        ("behaviour.gamma=0.9", [BEHAVIOUR, COLLECT, PRETRAIN, *OF_PPO_DAP]),
+        ("logs.medium.behaviour_seed=7", [BEHAVIOUR, COLLECT, PRETRAIN, *OF_PPO_DAP]),
         ("prior.diffusion.width=64", [PRETRAIN, *OF_PPO_DAP]),
         ("task.hopper.env_id=Hopper-v4", ALL),
         ("task.ant.env_id=Ant-v4", []),
         ("prior.gaussian.width=64", []),
         ("profile.epochs=20", [*OF_PPO, PPO_DAP, SHOW_DAP]),
         ("profile.prior_batches=20", [PRETRAIN, *OF_PPO_DAP]),
-        ("profile.compile=false", [COLLECT, PRETRAIN, *OF_PPO, PPO_DAP, SHOW_DAP]),
+        ("profile.compile=false", ALL),
+        ("profile.log_transitions=9", [COLLECT, PRETRAIN, *OF_PPO_DAP]),
         (
             "profile.seeds=[0,1]",
-            [*OF_SEED_1, "collect@tiny-hopper-medium-1", "pretrain@tiny-hopper-medium-diffusion-1"],
+            [*OF_SEED_1, *(f"{cell}@tiny-hopper-medium-1" for cell in ("behaviour", "collect")), PRETRAIN[:-1] + "1"],
         ),
         ("profile.log_draws=1", [REPORT]),
     ],
@@ -65,6 +66,7 @@ def test_a_parameter_makes_its_cells_stale(finished: Project, override: str, sta
         ("dapbench/ppo_dap.py", OF_PPO_DAP),
         ("dapbench/rl/losses.py", ALL),
         ("dapbench/prior/diffusion.py", [PRETRAIN, *OF_PPO_DAP]),
+        ("dapbench/behaviour.py", [BEHAVIOUR, COLLECT, PRETRAIN, *OF_PPO_DAP]),
         ("dapbench/datasets/collecting.py", [COLLECT, PRETRAIN, *OF_PPO_DAP]),
         ("dapbench/runs/training.py", [*OF_PPO, PPO_DAP, SHOW_DAP]),
         ("dapbench/showcase/showcase.py", [SHOW, SHOW_DAP, REPORT]),
