@@ -124,7 +124,7 @@ CASES: list[tuple[Callable[[Made], None], str, str]] = [
     (Made.nothing, "train task=1,2 -m", "unknown task '1,2'; choose one of ant, half_cheetah"),
     (Made.nothing, "track nowhere", "'nowhere' is not a folder"),
     # names
-    (Made.nothing, "fly", "unknown command 'fly'; choose one of collect, pretrain, train"),
+    (Made.nothing, "fly", "unknown command 'fly'; choose one of behaviour, collect, pretrain"),
     (Made.nothing, "train task=pong", "unknown task 'pong'; choose one of ant, half_cheetah"),
     (Made.nothing, "train method=sac", "unknown method 'sac'; choose one of "),
     (Made.nothing, "train profile=huge", "unknown profile 'huge'; choose one of paper, quick, smoke"),
@@ -177,6 +177,9 @@ CASES: list[tuple[Callable[[Made], None], str, str]] = [
     (Made.nothing, "train checkpoint_epochs=-1", "checkpoint_epochs=-1 is not a whole number"),
     (Made.nothing, "train device=tpu", "device=tpu is not one of cpu, cuda"),
     (Made.nothing, "collect profile.log_transitions=0", "profile.log_transitions=0 is not a whole number"),
+    (Made.nothing, "behaviour draw=-1", "draw=-1 is not a whole number from 0"),
+    (Made.nothing, "behaviour profile.behaviour_epochs=0", "profile.behaviour_epochs=0 is not a whole number"),
+    (Made.nothing, "collect policies_dir=5", "policies_dir=5 is not a path; say policies_dir=./5 or null"),
     (Made.nothing, "collect logs.mixture={0.5:0.3}", "logs.mixture={0.5: 0.3} is no mixture"),
     (Made.nothing, "pretrain prior.solver_steps=0", "prior.solver_steps=0 is not a whole number"),
     (Made.nothing, "pretrain prior.width=-3", "prior.width=-3"),

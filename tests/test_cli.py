@@ -26,7 +26,17 @@ def test_help_lists_commands_tasks_and_methods(
     monkeypatch.setattr("sys.argv", ["dapbench", "--help"])
     main()
     shown = capsys.readouterr().out
-    for name in (*choices("task"), *choices("method"), "collect", "pretrain", "train", "evaluate", "report", "repro"):
+    for name in (
+        *choices("task"),
+        *choices("method"),
+        "behaviour",
+        "collect",
+        "pretrain",
+        "train",
+        "evaluate",
+        "report",
+        "repro",
+    ):
         assert name in shown
 
 

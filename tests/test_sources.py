@@ -82,13 +82,16 @@ def test_a_run_imports_nothing_that_its_cell_does_not_depend_on(
 
 
 @pytest.mark.slow
-def test_collecting_imports_nothing_that_its_cell_does_not_depend_on(
-    tmp_path: Path, compose: Callable[..., dict[str, Any]]
+@pytest.mark.parametrize(
+    ("command", "module"), [("behaviour", "dapbench.behaviour"), ("collect", "dapbench.datasets.collecting")]
+)
+def test_making_logs_imports_nothing_that_its_cell_does_not_depend_on(
+    tmp_path: Path, compose: Callable[..., dict[str, Any]], command: str, module: str
 ) -> None:
-    target = compose("collect")["behaviour"]["_target_"].rpartition(".")[0]
-    files = imported(tmp_path, "collect", "task=reacher", *SMALL_COLLECT)
-    assert Path("dapbench/datasets/collecting.py") in files
-    assert missing(files, ["dapbench.datasets.collecting", target]) == []
+    target = compose(command)["behaviour"]["_target_"].rpartition(".")[0]
+    files = imported(tmp_path, command, "task=reacher", *SMALL_COLLECT)
+    assert Path(f"{module.replace('.', '/')}.py") in files
+    assert missing(files, [module, target]) == []
 
 
 @pytest.fixture
