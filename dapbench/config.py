@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # What these keys are, in every command that has them; a path may be null where the command's file in conf/ says null.
 PATHS = ("run", "out", "logs_dir", "prior_dir", "policies_dir", "params")
-SWITCHES = ("compile", "json", "tracking")
+SWITCHES = ("compile", "film", "json", "tracking")
 
 HERE = Path(__file__).resolve().parent
 # dapbench's own conf/: part of the package where it is installed, beside it in a checkout.

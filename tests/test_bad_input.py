@@ -120,6 +120,7 @@ CASES: list[tuple[Callable[[Made], None], str, str]] = [
     (Made.nothing, "evaluate run=0", "run=0 is not a path; say run=./0"),
     (Made.nothing, "evaluate run=nowhere episodes=0", "episodes=0 is not a whole number from 1"),
     (Made.nothing, "reference task=null", "unknown task 'null'; choose one of ant, half_cheetah"),
+    (Made.nothing, "showcase run=run film=word out=shown", "film=word is not one of true, false"),
     (Made.nothing, "throughput json=maybe", "json=maybe is not one of true, false"),
     (Made.nothing, "train task=1,2 -m", "unknown task '1,2'; choose one of ant, half_cheetah"),
     (Made.nothing, "track nowhere", "'nowhere' is not a folder"),

@@ -18,7 +18,7 @@ from dapbench.errors import UserError
 from dapbench.settings import check_number
 from dapbench.sources import dependencies
 
-GROUPS = ("task", "method", "logs", "prior")
+CATALOGUED = ("task", "method", "logs", "prior")  # the groups of conf/ that params.yaml holds whole
 KEPT = ("behaviour", "pretrain", "online", "overhead")  # the stages of which git keeps something, as .gitignore has it
 STAGES = (*KEPT, "collect", "showcase", "report", *(f"{stage}_in_git" for stage in KEPT))
 IN_GIT = ("paper",)  # for these profiles
@@ -43,7 +43,7 @@ def names(conf: Path, group: str) -> list[str]:
 
 def register(conf: Path) -> None:
     """Gives Hydra the config ``catalogue`` and the resolver ``dapbench.cells`` for the folder ``conf``."""
-    defaults = [{f"/{group}@{group}.{name}": name} for group in GROUPS for name in names(conf, group)]
+    defaults = [{f"/{group}@{group}.{name}": name} for group in CATALOGUED for name in names(conf, group)]
     ConfigStore.instance().store("catalogue", {"defaults": defaults}, provider="dapbench")
 
     def resolver(*, _root_: DictConfig) -> DictConfig:
@@ -193,7 +193,7 @@ class _Catalogue:
             self._known("method", run.method, where)
         for task in self._profile.overhead_tasks:
             self._known("task", task, where)
-        for group in GROUPS:
+        for group in CATALOGUED:
             for stem, config in self._params[group].items():
                 if not isinstance(config, DictConfig):
                     raise UserError(
