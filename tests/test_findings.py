@@ -53,6 +53,8 @@ def test_differences_are_paired_by_seed(write: ModuleType, monkeypatch: pytest.M
     low, high = stats.t.interval(0.95, 1, 25.0, 5.0)  # 20 and 30; the run of 40 epochs has no final return
     assert cells[4] == f"25 ± {(high - low) / 2:.0f}"
     assert cells[0] == "| a − b x"
+    assert write.against("a/default:b/x+b/x:a/default").splitlines()[-1] == "| b x − a |  | 0 ± 6 |  | 0 ± 47 | 4–6 |"
+    assert write.against("a/default:c/x").splitlines()[-1] == "| a − c x | not run yet |  |  |  | 0 |"
 
 
 def test_the_studys_runs_stand_beside_the_trials(write: ModuleType) -> None:

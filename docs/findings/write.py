@@ -6,6 +6,7 @@ They are the files in docs/ and the runs of the study in results/paper. A table 
 
 import argparse
 import functools
+import itertools
 import re
 import sys
 from pathlib import Path
@@ -81,30 +82,33 @@ def tuning(method: str) -> str:
     return markdown(header, rows)
 
 
+def differences(pair: str) -> dict[tuple[str, str], pd.Series]:
+    """By measure and task, METHOD/TRIAL:METHOD/TRIAL paired by seed; empty where a side has no run."""
+    runs = all_runs().reset_index()
+    found = {}
+    for measure, task in itertools.product(MEASURES, TASKS):
+        sides = []
+        for method, trial in (side.split("/") for side in pair.split(":")):
+            own = runs[(runs.method == method) & (runs.trial == trial) & (runs.task == task)]
+            own = own[own.epochs == 200] if measure == "final_return" else own
+            sides.append(own.set_index("seed")[measure])
+        found[measure, task] = (sides[0] - sides[1]).dropna()
+    return found
+
+
 def against(*pairs: str) -> str:
-    """Differences METHOD/TRIAL:METHOD/TRIAL, paired by seed: the mean and its 95 % interval."""
-    runs = all_runs()
+    """Differences METHOD/TRIAL:METHOD/TRIAL: the mean and its 95 % interval; with a + between, those of both pairs."""
     rows = []
     for pair in pairs:
-        sides = [tuple(side.split("/")) for side in pair.split(":")]
-        row = [" − ".join(method if trial in ("default", "study") else f"{method} {trial}" for method, trial in sides)]
-        if not all(runs.index.droplevel(["task", "seed"]).isin([side]).any() for side in sides):
-            rows.append([*row, "not run yet", "", "", "", "0"])
+        parts = [differences(part) for part in pair.split("+")]
+        sides = [side.split("/") for side in pair.split("+")[-1].split(":")]
+        label = " − ".join(method if trial in ("default", "study") else f"{method} {trial}" for method, trial in sides)
+        cells = [pd.concat([part[key] for part in parts]) for key in parts[0]]
+        counts = sorted({len(cell) for cell in cells} - {0})
+        if not counts:
+            rows.append([label, "not run yet", "", "", "", "0"])
             continue
-        first, second = (runs.loc[side] for side in sides)
-        counts = set()
-        for measure in MEASURES:
-            for task in TASKS:
-                both = [s.loc[task] for s in (first, second) if task in s.index.get_level_values("task")]
-                if len(both) < 2:
-                    row.append("")
-                    continue
-                if measure == "final_return":
-                    both = [b[b.epochs == 200] for b in both]
-                difference = (both[0][measure] - both[1][measure]).dropna()
-                counts.add(len(difference))
-                row.append(interval(difference))
-        rows.append([*row, "–".join(str(n) for n in sorted(counts - {0}))])
+        rows.append([label, *map(interval, cells), "–".join(str(n) for n in counts)])
     return markdown(["", *OF_EACH_TASK, "pairs"], rows)
 
 
