@@ -3,7 +3,7 @@
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -51,6 +51,25 @@ def draw_of(seed: int, log_draws: int) -> int:
     if not isinstance(seed, int):
         raise UserError(f"seed={seed} is not a whole number")
     return seed % log_draws
+
+
+def groups_of(profile: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The groups of runs that a profile asks for, its main one under ``main`` first.
+
+    Returns:
+        By name the tasks, methods, seeds and epochs of each, the profile's own where the group does not say.
+    """
+    groups = {"main": profile, **{k: v for k, v in profile.items() if isinstance(v, Mapping) and "methods" in v}}
+    sizes = ("tasks", "methods", "seeds", "epochs")
+    return {name: {size: group.get(size) or profile[size] for size in sizes} for name, group in groups.items()}
+
+
+def epochs_of(profile: Mapping[str, Any], task: str, method: str, seed: int) -> int:
+    """The epochs of a run: those of the first group of its profile that asks for it, else the profile's."""
+    for group in groups_of(profile).values():
+        if task in group["tasks"] and method in group["methods"] and seed in group["seeds"]:
+            return group["epochs"]
+    return profile["epochs"]
 
 
 def register_resolvers() -> None:
@@ -268,4 +287,7 @@ def slices_of(path: Path, composed: "DictConfig") -> dict[str, Any]:
     if "profile" in named and slices["profile"]["name"] != named["profile"]:
         given = slices["profile"]["name"]
         raise UserError(f"params={path} is of profile {given}; compose it anew for profile={named['profile']}")
+    if {"profile", "task", "method"} <= named.keys():  # dapbench train: a run of the profile
+        profile = slices["profile"]
+        slices["profile"] = profile | {"epochs": epochs_of(profile, named["task"], named["method"], composed.seed)}
     return slices

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from dapbench.config import choices, compose, draw_of
+from dapbench.config import choices, compose, draw_of, groups_of
 from dapbench.errors import UserError
 
 GROUPS = ("controls", "ablations", "log_qualities")  # of runs, beside a profile's main ones
@@ -15,26 +15,27 @@ GROUPS = ("controls", "ablations", "log_qualities")  # of runs, beside a profile
 
 @dataclass(frozen=True)
 class Run:
-    """One run that a profile asks for, the group of the profile that asks for it, and the draw of logs for its seed."""
+    """One run that a profile asks for: the group that asks for it, its epochs, and the draw of logs for its seed."""
 
     group: str
     task: str
     method: str
     seed: int
     draw: int
+    epochs: int
 
 
 def runs(profile: Mapping[str, Any]) -> Iterator[Run]:
     """The runs of a profile: its tasks, methods and seeds under ``main``, then each group with methods of its own."""
-    groups = {"main": profile, **{k: v for k, v in profile.items() if isinstance(v, Mapping) and "methods" in v}}
     seen = set()
-    for name, group in groups.items():
-        for task in group.get("tasks") or profile["tasks"]:
+    for name, group in groups_of(profile).items():
+        for task in group["tasks"]:
             for method in group["methods"]:
-                for seed in group.get("seeds") or profile["seeds"]:
+                for seed in group["seeds"]:
                     if (task, method, seed) not in seen:
                         seen.add((task, method, seed))
-                        yield Run(name, task, method, int(seed), draw_of(int(seed), profile["log_draws"]))
+                        draw = draw_of(int(seed), profile["log_draws"])
+                        yield Run(name, task, method, int(seed), draw, group["epochs"])
 
 
 def compose_profile(name: str, params: str | Path | None = None) -> dict[str, Any]:

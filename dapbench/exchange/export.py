@@ -57,9 +57,13 @@ SUMMARIES = KEY | {
     "alc40_eval": Column(
         "float64", "return", "ALC@40, evaluation: area under the evaluation curve over epochs 0 to 40, divided by 40"
     ),
-    "final_return": Column("float64", "return", "mean of the last 100 training episodes"),
+    "final_return": Column(
+        "float64", "return", "mean of the last 100 training episodes; empty where a group has fewer epochs"
+    ),
     "final_episodes": Column("Int64", "episodes", "how many those were, if fewer ended"),
-    "eval_return": Column("float64", "return", "mean of the deterministic evaluation at the end"),
+    "eval_return": Column(
+        "float64", "return", "mean of the deterministic evaluation at the end; empty where final_return is for that"
+    ),
     "eval_std": Column("float64", "return", "its standard deviation over episodes"),
     "eval_episodes": Column("int64", "episodes", "its episodes"),
     "eval_return_start": Column("float64", "return", "mean of the deterministic evaluation before training"),

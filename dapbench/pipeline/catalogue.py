@@ -78,7 +78,8 @@ class _Catalogue:
     def _add_run(self, run: profiles.Run) -> None:
         starts_from = self._start(run.task, run.method, run.draw)
         out = f"{self._results}/runs/{run.task}/{run.method}/{run.seed}"
-        cell = {"task": run.task, "method": run.method, "seed": run.seed, "out": out}
+        budget = f"profile.{run.group}.epochs" if "epochs" in (self._profile.get(run.group) or {}) else "profile.epochs"
+        cell = {"task": run.task, "method": run.method, "seed": run.seed, "epochs": budget, "out": out}
         self._add("online", f"{run.task}-{run.method}-{run.seed}", cell, self._modules_of_run(run.method), starts_from)
         if run.method in SHOWN and f"{self._key(run.task)}-{run.method}" not in self._stages["showcase"]:
             logs = [self._logs(run.task, run.method, run.draw)] if starts_from else []
@@ -184,6 +185,8 @@ class _Catalogue:
             if group is not None and not (isinstance(group, DictConfig) and "methods" in group):
                 what = f"profile.{key}={group} is no group of runs"
                 raise UserError(f"{what}; give it methods, or say profile.{key}=null")
+            if group is not None and "epochs" in group:
+                check_number(f"profile.{key}.epochs", group.epochs, 1, 10**9, integer=True)
         for seed in self._profile.seeds:
             check_number("profile.seeds", seed, 0, 2**31 - 1, integer=True)
         for key in COUNTS:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from dapbench.config import groups_of
 from dapbench.report.items import Item
 from dapbench.report.results import SUBJECT, Results
 from dapbench.report.style import listed, logs_text, seeds_text
@@ -37,11 +38,15 @@ def protocol(results: Results) -> dict[str, str]:
     """How the runs were made, from the profile."""
     profile = results.profile
     epochs, epoch_steps = profile["epochs"], profile["epoch_steps"]
+    budget = [f"{epochs * epoch_steps:,} environment steps = {epochs} epochs × {epoch_steps:,}"]
+    for name, group in groups_of(profile).items():
+        if group["epochs"] != epochs:
+            budget.append(f"the first {group['epochs']} epochs for {name.replace('_', ' ')}")
     return {
         "Tasks": listed(results.titles[task] for task in profile["tasks"]) + " (Gymnasium)",
         "Methods": listed(results.titles[method] for method in profile["methods"]),
         "Seeds": f"{listed(map(str, profile['seeds']))}; here: {seeds_text(results)}",
-        "Online budget": f"{epochs * epoch_steps:,} environment steps = {epochs} epochs × {epoch_steps:,}",
+        "Online budget": "; ".join(budget),
         "Learning curve": "per epoch the mean return of the training episodes that ended in it",
         "ALC@40": "training: mean of the learning curve over epochs 1 to 40; evaluation: area under the evaluation"
         " curve over epochs 0 to 40, divided by 40",

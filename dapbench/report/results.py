@@ -29,6 +29,7 @@ METRICS = {
     "final_return": "Final return",
     "eval_return": "Evaluation return",
 }
+AT_THE_END = ("final_return", "eval_return", "eval_std")  # a group of fewer epochs than the profile has none
 CURVE_COLUMNS = ["epoch", "env_steps", "return_mean", "return_std", "episodes", "eval_return"]
 EVALUATION_COLUMNS = ["epoch", "env_steps", "eval_return"]
 SUMMARY_KEYS = [*KEY, "env_steps", "epochs", *METRICS, "eval_return_start", "config"]
@@ -205,7 +206,8 @@ def load_results(results_dir: Path, profile: Mapping[str, Any]) -> Results:
             _same_run(run / "summary.json", summary, cell)
             curve = read_curve(run / "curve.csv")
             configs.setdefault((cell.task, cell.method), summary["config"])
-            rows["summaries"].append({**_flat(summary), **key})
+            at_the_end = {} if cell.epochs == profile["epochs"] else dict.fromkeys(AT_THE_END, np.nan)
+            rows["summaries"].append({**_flat(summary), **at_the_end, **key})
             curves.append(curve.assign(**{name: key[name] for name in KEY}))
             evaluations.append(_evaluations(curves[-1], summary["eval_return_start"]))
             if (run / "timing.json").exists():

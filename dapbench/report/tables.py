@@ -46,7 +46,8 @@ def alc40(results: Results) -> tuple:
 def final_return(results: Results) -> tuple:
     """Final return per task and method, beside what is published of PPO at the same budget."""
     sentence, shown, tidy, note = returns(results, "final_return")
-    if BASELINE in results.methods and (results.summaries.env_steps == PUBLISHED_STEPS).all():
+    steps = results.summaries.loc[results.summaries.group == "main", "env_steps"]
+    if BASELINE in results.methods and (steps == PUBLISHED_STEPS).all():
         sources = [source["scores"] for source in published_ppo()]
         ranges = [_range([scores[task][0] for scores in sources if task in scores]) for task in results.tasks]
         title = results.titles[BASELINE]

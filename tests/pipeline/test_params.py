@@ -1,5 +1,6 @@
 """params.yaml: the catalogue, the cells, and its equality with what DVC composes."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import yaml
 from small_project import ROOT, Project
 
 from dapbench.config import compose as command
+from dapbench.config import epochs_of
 from dapbench.errors import UserError
 from dapbench.pipeline.catalogue import NUM_DEPS
 from dapbench.pipeline.params import compose
@@ -99,6 +101,32 @@ def test_commands_and_cells_agree_on_where_a_draw_lies(stage: str) -> None:
             assert stage != "pretrain" or config["logs_dir"] in cell["deps"]
 
 
+def test_a_group_has_epochs_of_its_own(project: Project) -> None:
+    groups = {"ablations": "{methods: [ppo_dap], epochs: 40}", "controls": "{methods: [ppo], tasks: [ant], seeds: [3]}"}
+    groups = [f"+profile.{name}={group}" for name, group in groups.items()]
+    params = composed(project, "profile.methods=[ppo]", *groups)
+    budgets = {key: cell["epochs"] for key, cell in params["cells"]["online"].items()}
+    assert budgets == {
+        "tiny-hopper-ppo-0": "profile.epochs",
+        "tiny-hopper-ppo_dap-0": "profile.ablations.epochs",
+        "tiny-ant-ppo-3": "profile.epochs",
+    }
+    assert epochs_of(params["profile"], "hopper", "ppo", 0) == params["profile"]["epochs"] == 200
+    assert epochs_of(params["profile"], "hopper", "ppo_dap", 0) == 40
+    assert epochs_of(params["profile"], "hopper", "ppo_dap", 7) == 200  # asked for by no group
+
+
+def test_a_run_of_the_pipeline_has_the_epochs_of_its_group(tmp_path: Path) -> None:
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params["profile"]["ablations"] = {"methods": ["ppo_dap_frozen"], "epochs": 7}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    for given, epochs in (("ppo_dap_frozen", 7), ("ppo_dap", 40)):
+        found = command("train", f"params={tmp_path}/params.yaml", "profile=quick", f"method={given}")
+        assert (found["profile"]["epochs"], found["profile"]["schedule_epochs"]) == (epochs, 200)
+    by_hand = command("train", "profile=paper", "method=ppo_dap_frozen")
+    assert by_hand["profile"]["epochs"] == 200  # without the pipeline's file nothing but the command line counts
+
+
 def test_a_public_dataset_is_one_draw(project: Project) -> None:
     source = "+logs.medium.source=minari:mujoco/hopper/medium-v0"
     cells = composed(project, source, "profile.log_draws=1", "profile.seeds=[0,1]")["cells"]
@@ -176,6 +204,7 @@ def test_a_method_with_too_many_files_is_one_line(project: Project) -> None:
         (["quick"], "'quick' is not of the form key=value, such as profile=quick"),
         (["profile.tasks=[pong]"], "unknown task 'pong' .*; choose one of ant, hopper"),
         (["+profile.ablations=word"], "profile.ablations=word is no group of runs; give it methods"),
+        (["+profile.ablations={methods: [ppo], epochs: 0}"], r"profile.ablations.epochs=0 is not a whole number"),
         (["profile.overhead_tasks=[pong]"], "unknown task 'pong' .*; choose one of ant, hopper"),
         (["profile.methods=[sac]"], "unknown method 'sac' .*; choose one of ppo, ppo_dap"),
         (["profile.seeds=[]"], "profile tiny has no seeds: profile.seeds needs at least one"),

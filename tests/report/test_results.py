@@ -9,6 +9,8 @@ import pytest
 
 from dapbench.errors import UserError
 from dapbench.profiles import compose_profile, runs
+from dapbench.report import claims
+from dapbench.report.page import protocol
 from dapbench.report.results import KEY, load_results
 from dapbench.report.statistics import Reference, reference_scores
 
@@ -27,6 +29,25 @@ def test_every_cell_is_loaded(results):
 def test_a_run_of_two_groups_counts_once():
     profile = made_up.profile(again={"methods": ["ppo"], "tasks": ["hopper"]})
     assert len(list(runs(profile))) == 18
+
+
+def test_a_group_of_fewer_epochs_has_no_numbers_of_the_end(tmp_path):
+    short = {"ablations": made_up.ABLATIONS["ablations"] | {"epochs": 40}}
+    profile = made_up.profile(tasks=["hopper"], **short, **made_up.QUALITIES)
+    assert {run.method: run.epochs for run in runs(profile)}["ppo_dap_frozen"] == 40
+    root = made_up.fabricate(tmp_path, profile)
+    for path in root.glob("*/runs/*/ppo_dap_[fn]*/*/summary.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"epochs": 40}))
+    found = load_results(root, profile)
+    assert len(found.scores("alc40", "hopper", "ppo_dap_frozen")) == 3
+    for metric in ("final_return", "eval_return"):
+        assert len(found.scores(metric, "hopper", "ppo_dap_frozen")) == 0
+        assert len(found.scores(metric, "hopper", "ppo_dap")) == 3
+        assert len(found.scores(metric, "hopper", "ppo_dap_expert")) == 3
+    ended = next(c for c in claims.part_claims(found) if c.number == "5").findings
+    verdicts = {finding.metric: finding.verdict == claims.UNMEASURED for finding in ended}
+    assert verdicts == {"alc40": False, "alc40_eval": False, "final_return": True}
+    assert protocol(found)["Online budget"].endswith("45 epochs × 5,000; the first 40 epochs for ablations")
 
 
 def test_curves_are_filled_and_cut_to_the_shortest_run(results):
