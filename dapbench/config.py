@@ -3,12 +3,13 @@
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from dapbench.errors import UserError
+from dapbench.profiles import draw_of, epochs_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -35,41 +36,6 @@ def own_conf() -> Path | None:
     """The user's conf/: that of the folder where the command runs, where it is not dapbench's own."""
     folder = Path("conf").resolve()
     return folder if folder.is_dir() and folder != CONF else None
-
-
-def draw_of(seed: int, log_draws: int) -> int:
-    """The draw of the logs that a run starts from: those of the behaviour policy of seed behaviour_seed + draw.
-
-    Runs of different seeds start from different draws, so that intervals over runs hold the luck of the draw.
-
-    Args:
-        seed: the run's.
-        log_draws: how many there are of each task and quality, as the profile says.
-    """
-    if not isinstance(log_draws, int) or log_draws < 1:
-        raise UserError(f"profile.log_draws={log_draws} is not a whole number from 1 on")
-    if not isinstance(seed, int):
-        raise UserError(f"seed={seed} is not a whole number")
-    return seed % log_draws
-
-
-def groups_of(profile: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The groups of runs that a profile asks for, its main one under ``main`` first.
-
-    Returns:
-        By name the tasks, methods, seeds and epochs of each, the profile's own where the group does not say.
-    """
-    groups = {"main": profile, **{k: v for k, v in profile.items() if isinstance(v, Mapping) and "methods" in v}}
-    sizes = ("tasks", "methods", "seeds", "epochs")
-    return {name: {size: group.get(size) or profile[size] for size in sizes} for name, group in groups.items()}
-
-
-def epochs_of(profile: Mapping[str, Any], task: str, method: str, seed: int) -> int:
-    """The epochs of a run: those of the first group of its profile that asks for it, else the profile's."""
-    for group in groups_of(profile).values():
-        if task in group["tasks"] and method in group["methods"] and seed in group["seeds"]:
-            return group["epochs"]
-    return profile["epochs"]
 
 
 def register_resolvers() -> None:
@@ -126,6 +92,29 @@ def compose(name: str | None, *overrides: str) -> dict[str, Any]:
         composed = hydra.compose(name, [*overrides, *search_path()])
         with own_errors():
             return resolved(composed)
+
+
+def compose_profile(name: str, params: str | Path | None = None) -> dict[str, Any]:
+    """The profile ``name`` as a plain dict: that of the file ``params`` where one is given, else composed from conf/.
+
+    Raises:
+        UserError: there is no such profile, or the file is missing, malformed or of another profile.
+    """
+    if params is not None:
+        import yaml
+
+        try:
+            profile = yaml.safe_load(Path(params).read_text(encoding="utf-8"))["profile"]
+            found = profile["name"]
+        except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"params={params} holds no profile ({reason}); dapbench repro composes it") from error
+        if found != name:
+            raise UserError(f"params={params} is of profile {found}; compose it anew for profile={name}")
+        return profile
+    if name not in choices("profile"):
+        raise UserError(f"unknown profile '{name}'; choose one of {', '.join(choices('profile'))}")
+    return compose(None, f"+profile={name}")["profile"]
 
 
 def run_command(name: str, function: Callable[[dict[str, Any]], Any], argv: list[str]) -> int:
@@ -277,6 +266,9 @@ def slices_of(path: Path, composed: "DictConfig") -> dict[str, Any]:
         if not isinstance(params, dict):
             raise TypeError("it is no mapping")
         slices = {g: params[g] if g in ("profile", "behaviour") else params[g][name] for g, name in named.items()}
+        if {"profile", "task", "method"} <= named.keys():  # of dapbench train: a run of a group with epochs of its own
+            epochs = epochs_of(params["profile"], named["task"], named["method"], composed.seed)
+            slices["profile"] = params["profile"] | {"epochs": epochs}
     except OSError as error:
         raise UserError(f"cannot read params={path}: {error.strerror}; dapbench repro composes it") from error
     except (yaml.YAMLError, ValueError, KeyError, TypeError) as error:
@@ -287,7 +279,4 @@ def slices_of(path: Path, composed: "DictConfig") -> dict[str, Any]:
     if "profile" in named and slices["profile"]["name"] != named["profile"]:
         given = slices["profile"]["name"]
         raise UserError(f"params={path} is of profile {given}; compose it anew for profile={named['profile']}")
-    if {"profile", "task", "method"} <= named.keys():  # dapbench train: a run of the profile
-        profile = slices["profile"]
-        slices["profile"] = profile | {"epochs": epochs_of(profile, named["task"], named["method"], composed.seed)}
     return slices

@@ -1,13 +1,9 @@
-"""What a profile asks for: one place that composes conf/profile and turns it into runs."""
+"""What a profile (a file of conf/profile, composed) asks for: groups of runs, their draws of logs and their epochs."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from dapbench.config import choices, compose, draw_of, groups_of
 from dapbench.errors import UserError
 
 GROUPS = ("controls", "ablations", "log_qualities")  # of runs, beside a profile's main ones
@@ -25,6 +21,17 @@ class Run:
     epochs: int
 
 
+def groups_of(profile: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The groups of runs that a profile asks for, its main one under ``main`` first.
+
+    Returns:
+        By name the tasks, methods, seeds and epochs of each, the profile's own where the group does not say.
+    """
+    groups = {"main": profile, **{k: v for k, v in profile.items() if isinstance(v, Mapping) and "methods" in v}}
+    sizes = ("tasks", "methods", "seeds", "epochs")
+    return {name: {size: group.get(size) or profile[size] for size in sizes} for name, group in groups.items()}
+
+
 def runs(profile: Mapping[str, Any]) -> Iterator[Run]:
     """The runs of a profile: its tasks, methods and seeds under ``main``, then each group with methods of its own."""
     seen = set()
@@ -38,22 +45,25 @@ def runs(profile: Mapping[str, Any]) -> Iterator[Run]:
                         yield Run(name, task, method, int(seed), draw, group["epochs"])
 
 
-def compose_profile(name: str, params: str | Path | None = None) -> dict[str, Any]:
-    """The profile ``name`` as a plain dict: that of the file ``params`` where one is given, else composed from conf/.
+def epochs_of(profile: Mapping[str, Any], task: str, method: str, seed: int) -> int:
+    """The epochs of a run: those of the first group of its profile that asks for it, else the profile's."""
+    for group in groups_of(profile).values():
+        if task in group["tasks"] and method in group["methods"] and seed in group["seeds"]:
+            return group["epochs"]
+    return profile["epochs"]
 
-    Raises:
-        UserError: there is no such profile, or the file is missing, malformed or of another profile.
+
+def draw_of(seed: int, log_draws: int) -> int:
+    """The draw of the logs that a run starts from: those of the behaviour policy of seed behaviour_seed + draw.
+
+    Runs of different seeds start from different draws, so that intervals over runs hold the luck of the draw.
+
+    Args:
+        seed: the run's.
+        log_draws: how many there are of each task and quality, as the profile says.
     """
-    if params is not None:
-        try:
-            profile = yaml.safe_load(Path(params).read_text(encoding="utf-8"))["profile"]
-            found = profile["name"]
-        except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"params={params} holds no profile ({reason}); dapbench repro composes it") from error
-        if found != name:
-            raise UserError(f"params={params} is of profile {found}; compose it anew for profile={name}")
-        return profile
-    if name not in choices("profile"):
-        raise UserError(f"unknown profile '{name}'; choose one of {', '.join(choices('profile'))}")
-    return compose(None, f"+profile={name}")["profile"]
+    if not isinstance(log_draws, int) or log_draws < 1:
+        raise UserError(f"profile.log_draws={log_draws} is not a whole number from 1 on")
+    if not isinstance(seed, int):
+        raise UserError(f"seed={seed} is not a whole number")
+    return seed % log_draws

@@ -21,6 +21,7 @@ PLUMBING = (
     "config.py",
     "errors.py",
     "files.py",
+    "profiles.py",
     "settings.py",
     "sources.py",
     "surroundings.py",

@@ -86,7 +86,8 @@ def test_commas_make_a_list_but_for_sweeps_and_choices() -> None:
 
 def test_params_come_before_what_is_derived_from_them(tmp_path: Path, compose: Callable[..., dict[str, Any]]) -> None:
     content = {
-        "profile": {"name": "smoke", "compile": True, "log_quality": "expert", "log_draws": 2},
+        "profile": {"name": "smoke", "compile": True, "log_quality": "expert", "log_draws": 2}
+        | {"tasks": ["ant"], "methods": ["ppo"], "seeds": [3], "epochs": 2},
         "task": {"ant": {"name": "ant", "env_id": "Ant-v5", "env_kwargs": {}}},
         "method": {"ppo": {"name": "ppo", "gamma": 0.5}},
     }

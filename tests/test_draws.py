@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from dapbench.config import draw_of
 from dapbench.datasets.collecting import collect
 from dapbench.datasets.episodes import load_transitions
 from dapbench.prior.pretraining import pretrain
+from dapbench.profiles import draw_of
 from dapbench.rl.environments import task_spaces
 from dapbench.runs.training import train
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from dapbench.cli import main
+from dapbench.config import compose_profile
 from dapbench.datasets.collecting import collect
 from dapbench.errors import UserError
-from dapbench.profiles import compose_profile
 from dapbench.report.build import SECTIONS, headline
 from dapbench.report.results import load_results
 from dapbench.rl.environments import make_env, task_spaces

@@ -29,11 +29,11 @@ READING = ("report", "profiles", "curves", "config", "arguments", "errors", "fil
 RULES = {
     "errors": (),
     "curves": (),
-    "profiles": ("config", "errors"),
+    "profiles": ("errors",),
     "sources": (),
     "files": ("errors",),
     "arguments": ("errors",),
-    "config": ("errors",),
+    "config": ("errors", "profiles"),
     "settings": ("errors",),
     "checkpoints": ("errors", "files"),
     "fitting": ("errors",),

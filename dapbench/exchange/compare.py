@@ -9,13 +9,12 @@ import numpy as np
 import pandas as pd
 
 from dapbench.arguments import Parser
-from dapbench.config import choices, compose, unknown
+from dapbench.config import choices, compose, compose_profile, unknown
 from dapbench.curves import ALC_EPOCHS
 from dapbench.errors import UserError
 from dapbench.exchange.curves import EPOCH_STEPS, METRICS, Missing, Run, stacked, task_of, tidy
 from dapbench.exchange.readers import KINDS, Choices, failed_runs, read_runs
 from dapbench.files import require_writable, write_text
-from dapbench.profiles import compose_profile
 from dapbench.report import figures, results, statistics, style, tables
 from dapbench.report.items import Figure, Table
 

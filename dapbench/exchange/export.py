@@ -10,9 +10,9 @@ import yaml
 
 from dapbench import __version__
 from dapbench.arguments import Parser, key_values
+from dapbench.config import compose_profile
 from dapbench.errors import UserError
 from dapbench.files import require_writable, whole, write_text
-from dapbench.profiles import compose_profile
 from dapbench.report.items import padded
 from dapbench.report.results import Results, load_results
 from dapbench.report.style import counted, listed, provenance

@@ -13,8 +13,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from dapbench import profiles
-from dapbench.config import draw_of
 from dapbench.errors import UserError
+from dapbench.profiles import draw_of
 from dapbench.settings import check_number
 from dapbench.sources import dependencies
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from dapbench.arguments import Parser, key_values
+from dapbench.config import compose_profile
 from dapbench.errors import UserError
 from dapbench.files import require_writable
-from dapbench.profiles import compose_profile
 
 
 def report(argv: list[str]) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dapbench.config import groups_of
+from dapbench.profiles import groups_of
 from dapbench.report.items import Item
 from dapbench.report.results import SUBJECT, Results
 from dapbench.report.style import listed, logs_text, seeds_text

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from dapbench.config import CONF
+from dapbench.config import CONF, compose_profile
 from dapbench.curves import filled
 from dapbench.errors import UserError
 from dapbench.files import withheld
-from dapbench.profiles import Run, compose_profile, runs
+from dapbench.profiles import Run, runs
 from dapbench.report.statistics import Reference, reference_scores
 
 KEY = ["task", "method", "seed"]

@@ -16,8 +16,8 @@ import pandas as pd
 import yaml
 from scipy import stats
 
+from dapbench.config import compose_profile
 from dapbench.files import write_text
-from dapbench.profiles import compose_profile
 from dapbench.report.results import load_results
 
 DOCS = Path(__file__).parents[1]

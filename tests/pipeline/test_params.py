@@ -8,10 +8,10 @@ import yaml
 from small_project import ROOT, Project
 
 from dapbench.config import compose as command
-from dapbench.config import epochs_of
 from dapbench.errors import UserError
 from dapbench.pipeline.catalogue import NUM_DEPS
 from dapbench.pipeline.params import compose
+from dapbench.profiles import epochs_of
 
 # Of a stage: its command, and the key of its cells that each argument is taken from.
 COMMANDS = {

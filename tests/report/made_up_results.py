@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dapbench.config import draw_of
 from dapbench.curves import alc_eval, is_evaluated
-from dapbench.profiles import runs
+from dapbench.profiles import draw_of, runs
 
 LEVEL = {"half_cheetah": 3000.0, "hopper": 2000.0, "reacher": -5.0, "swimmer": 60.0, "walker2d": 2500.0}
 GAIN = {"ppo": 1.0, "ppg": 0.9, "ppo_rnd": 0.95, "ppo_bc": 1.3, "ppo_gap": 1.2, "ppo_dap": 1.4, "ppo_dap_warm": 1.5}

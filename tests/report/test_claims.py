@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dapbench.profiles import compose_profile
+from dapbench.config import compose_profile
 from dapbench.report import claims
 from dapbench.report.claims import FAILS, HOLDS, UNCLEAR, UNMEASURED, Claim, Finding
 from dapbench.report.items import Skipped, Table

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
-from dapbench.profiles import compose_profile
+from dapbench.config import compose_profile
 from dapbench.report import statistics, study_figures, study_tables
 from dapbench.report.items import Skipped
 from dapbench.report.results import load_results

@@ -7,8 +7,9 @@ import made_up_results as made_up
 import numpy as np
 import pytest
 
+from dapbench.config import compose_profile
 from dapbench.errors import UserError
-from dapbench.profiles import compose_profile, runs
+from dapbench.profiles import runs
 from dapbench.report import claims
 from dapbench.report.page import protocol
 from dapbench.report.results import KEY, load_results
