@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -222,7 +223,7 @@ def table(groups: Groups, task: str, notes: list[str]) -> Table:
             estimate = statistics.interval(statistics.mean, [own[label]])
             count = f" (n={len(own[label])})" if len(own[label]) < len(runs) else ""
             comparable = len(own) > 1 and (metric != "final_return" or len(lengths) == 1)
-            mark = tables.against_best(label, own) if comparable else ""
+            mark = tables.against_best(label, own, partial(_difference, own)) if comparable else ""
             row[title] = tables.marked(f"{style.spread(estimate)}{count}", mark)
             values.append(value | tables.numbers(estimate) | {"runs": len(own[label])})
         shown.append(row)
@@ -235,6 +236,11 @@ def table(groups: Groups, task: str, notes: list[str]) -> Table:
         pd.DataFrame(values).reindex(columns=[*value, "estimate", "low", "high", "runs", "missing"]),
         " ".join(filter(None, note)),
     )
+
+
+def _difference(scores: Mapping[str, np.ndarray], first: str, second: str) -> statistics.Estimate:
+    """The difference of two methods' means; runs from elsewhere share nothing that would pair them."""
+    return statistics.difference([scores[first]], [scores[second]])
 
 
 def _scores(runs: list[Run], compute: Callable[[Run], float]) -> tuple[np.ndarray, str]:

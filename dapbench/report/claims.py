@@ -25,7 +25,7 @@ from dapbench.report.results import AUTHORS, BASELINE, METRICS, SUBJECT, Results
 from dapbench.report.statistics import Estimate
 from dapbench.report.study_tables import overhead_ratios
 from dapbench.report.style import INTERVAL, counted, digits, listed, logs_text, seeds_text, spread
-from dapbench.report.tables import READINGS, metric_text, normalized_strata, numbers
+from dapbench.report.tables import PAIRED, READINGS, difference_of, metric_text, numbers
 
 HOLDS, FAILS, UNCLEAR, UNMEASURED = "holds", "does not hold", "not distinguishable", "not measured"
 VERDICTS = (HOLDS, FAILS, UNCLEAR, UNMEASURED)
@@ -142,13 +142,13 @@ def rival(results: Results, metric: str, task: str, against: str) -> str | None:
 
 
 def pairs(results: Results, metric: str, first: str, against: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The scores of two methods by task, where both have runs."""
+    """The scores of two methods by task, where both have runs; `Results.both_scores` says which runs count."""
     found = {}
     for task in results.asked(first):
         second = rival(results, metric, task, against)
-        scores = [results.scores(metric, task, m) for m in (first, second) if m]
-        if len(scores) == 2 and all(map(len, scores)):
-            found[task] = (scores[0], scores[1])
+        pair = results.both_scores(metric, task, first, second) if second else None
+        if pair and all(map(len, pair)):
+            found[task] = pair
     return found
 
 
@@ -182,7 +182,7 @@ def count(results: Results, metric: str, first: str, against: str, share: float,
         verdict = HOLDS if estimate.low >= needed else FAILS if estimate.high < needed else UNCLEAR
     if missing and verdict == UNCLEAR:
         verdict = UNMEASURED
-    own = [judged(statistics.unpaired_difference(*pair)) for pair in found.values()]
+    own = [judged(statistics.difference([ours], [theirs])) for ours, theirs in found.values()]
     text = f"on {int(point)} of {counted(len(tasks), 'task')}" + (f" {_bounds(estimate)}" if several else "")
     told = [f"clearly above on {own.count(HOLDS)}", f"clearly below on {own.count(FAILS)}"] if several else []
     text += f" ({', '.join([*told, *([f'{missing} not measured'] if missing else [])])})" if told or missing else ""
@@ -203,8 +203,7 @@ def difference(
     used = [task for task in asked if task in found and task in results.references]
     if not used:
         return unmeasured(label, metric, 0.0)
-    strata = [normalized_strata(results, metric, method, used) for method in (first, second)]
-    estimate = statistics.interval(statistics.difference_of_means, *strata)
+    estimate = difference_of(results, metric, first, second, used, normal=True)
     text = f"{spread(estimate, 3)} over "
     text += counted(len(used), "task") if len(used) == len(asked) else f"{len(used)} of {len(asked)} tasks"
     runs = seeds_text(results, [first, second], used, metric)
@@ -269,11 +268,11 @@ def paper_claims(results: Results, subject: str) -> Iterator[Claim]:
 
 def part_claims(results: Results) -> Iterator[Claim]:
     """Claims 5 and 6, which are of parts of the method."""
-    for number, text, without, metrics in (
-        ("5", "A frozen prior is worse", "ppo_dap_frozen", FULL_TRIAL),
-        ("6", "Without value guidance early learning is slower", "ppo_dap_unguided", tuple(READINGS)),
+    for number, text, without in (
+        ("5", "A frozen prior is worse", "ppo_dap_frozen"),
+        ("6", "Without value guidance early learning is slower", "ppo_dap_unguided"),
     ):
-        found = tuple(difference(results, metric, SUBJECT, without) for metric in metrics)
+        found = tuple(difference(results, metric, SUBJECT, without) for metric in READINGS)
         yield Claim(number, text, "an earlier abstract", found)
 
 
@@ -329,7 +328,8 @@ def quality_tasks(results: Results) -> list[str]:
 NOTE = (
     f"In brackets: {INTERVAL}. The verdict is the interval's: holds, if all of it is on the claim's side; does not"
     " hold, if all of it is on the other side; else not distinguishable; not measured, where runs are missing. Counts"
-    " of tasks are of means, and have an interval of their own. Differences are of normalized means. A claim about"
+    " of tasks are of means, and have an interval of their own. Differences are of normalized means."
+    f" {PAIRED} A claim about"
     " ALC@40 is judged by training and by evaluation; where both verdicts agree, the number of training is shown."
     " docs/statistics.md has the rules."
 )
@@ -412,7 +412,7 @@ def comparisons(results: Results) -> Iterator[tuple[str, str, str, tuple[str, ..
     yield "1", SUBJECT, BASELINE, tuple(READINGS), None
     yield "1", SUBJECT, STRONGEST, tuple(READINGS), None
     yield "2", SUBJECT, STRONGEST, ("final_return",), None
-    yield "5", SUBJECT, "ppo_dap_frozen", FULL_TRIAL, None
+    yield "5", SUBJECT, "ppo_dap_frozen", tuple(READINGS), None
     yield "6", SUBJECT, "ppo_dap_unguided", tuple(READINGS), None
     for number, pair in (("9", GAUSSIAN), ("10", SAME_START), ("10", ADDED)):
         yield number, *pair, FULL_TRIAL, None
@@ -438,10 +438,11 @@ def claims_by_task(results: Results) -> tuple:
             for task in results.tasks:
                 row[results.titles[task]] = "–"
             for task, pair in found.items():
-                estimate = statistics.unpaired_difference(*pair)
+                second = rival(results, metric, task, against) or against
+                estimate = difference_of(results, metric, first, second, [task])
                 verdict, text = judged(estimate), spread(estimate)
                 row[results.titles[task]] = {HOLDS: f"**{text}**", UNCLEAR: f"{text} †"}.get(verdict, text)
-                values.append({"claim": number, "first": first, "second": rival(results, metric, task, against)})
+                values.append({"claim": number, "first": first, "second": second})
                 values[-1] |= {"metric": metric, "task": task, **numbers(estimate), "verdict": verdict}
                 values[-1] |= {"runs_first": len(pair[0]), "runs_second": len(pair[1])}
             shown.append(row)
@@ -451,4 +452,5 @@ def claims_by_task(results: Results) -> tuple:
     sentence = f"Of {counted(len(told), 'difference')} {told.count(HOLDS)} lie above zero, {told.count(FAILS)} below,"
     sentence += f" and {told.count(UNCLEAR)} are not distinguishable from it."
     note = f"Difference of means [{INTERVAL}]; bold: above zero, as the claim says; †: not distinguishable from zero."
+    note += f" {PAIRED}"
     return sentence, pd.DataFrame(shown), pd.DataFrame(values), f"{note} {logs_text(results)}"

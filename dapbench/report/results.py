@@ -130,6 +130,23 @@ class Results:
         own = self._cells.get((task, method))
         return np.empty(0) if own is None else own[metric].dropna().to_numpy(float)
 
+    def share_draws(self, first: str, second: str) -> bool:
+        """Whether two methods start from the same logs, so that their runs of one seed start from one draw of them."""
+        first_config, second_config = map(self.method_config, (first, second))
+        starts = [config.get("starts_from", "nothing") for config in (first_config, second_config)]
+        return "nothing" not in starts and first_config.get("log_quality") == second_config.get("log_quality")
+
+    def both_scores(self, metric: str, task: str, first: str, second: str) -> tuple[np.ndarray, np.ndarray]:
+        """A metric's values of two methods by seed; where they share draws, of the seeds alone that both have."""
+        if not self.share_draws(first, second):
+            return self.scores(metric, task, first), self.scores(metric, task, second)
+        cells = [self._cells.get((task, method)) for method in (first, second)]
+        if any(own is None for own in cells):
+            return np.empty(0), np.empty(0)
+        columns = [own.set_index("seed")[metric].rename(str(i)) for i, own in enumerate(cells) if own is not None]
+        together = pd.concat(columns, axis=1, join="inner").dropna().to_numpy(float)
+        return together[:, 0], together[:, 1]
+
     @cached_property
     def _cells(self) -> dict[tuple[str, str], pd.DataFrame]:
         """The summaries of each task and method, by seed; tables ask for them hundreds of times."""

@@ -147,13 +147,16 @@ def interval(
     return Estimate(point, low, high)
 
 
-def unpaired_difference(first: np.ndarray, second: np.ndarray, repetitions: int = REPETITIONS) -> Estimate:
-    """Difference of two methods' means on one task, whose runs are independent ([E], chapter 8: two-sample).
+def difference(first: Strata, second: Strata, paired: bool = False) -> Estimate:
+    """Mean of ``first`` minus mean of ``second`` ([E], chapter 8).
 
     Args:
-        first, second: scores of shape (runs,); the numbers of runs may differ.
+        paired: whether the runs of a task belong together in their order; then pairs are resampled, and there are as
+            many of the one as of the other. Else the two are independent, and their numbers of runs may differ.
     """
-    return interval(difference_of_means, [first], [second], repetitions=repetitions)
+    if paired:
+        return interval(mean, [a - b for a, b in zip(first, second, strict=True)])
+    return interval(difference_of_means, first, second)
 
 
 # ------------------------------------------------------------------------------------------------------------ curves

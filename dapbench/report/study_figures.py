@@ -31,7 +31,7 @@ from dapbench.report.style import (
     seeds_text,
     spread,
 )
-from dapbench.report.tables import metric_text, needs, normalized_strata
+from dapbench.report.tables import difference_of, metric_text, needs
 
 BOUND_TERMS = {
     "bound_surrogate": "surrogate advantage",
@@ -103,8 +103,7 @@ def ablation_bars(results: Results) -> tuple:
         pairs = [SUBJECT, method]
         tasks = [t for t in results.references if all(len(results.scores(metric, t, m)) for m in pairs)]
         if tasks:
-            full, ours = (normalized_strata(results, metric, m, tasks) for m in pairs)
-            change = statistics.interval(statistics.difference_of_means, ours, full)
+            change = difference_of(results, metric, method, SUBJECT, tasks, normal=True)
             rows.append((f"{results.titles[method]} ({counted(len(tasks), 'task')})", change, "0.35"))
     if not rows:
         raise Absent("There are no runs of ablations in this profile.")

@@ -12,7 +12,7 @@ from dapbench.report.items import Absent, table
 from dapbench.report.results import BASELINE, METRICS, SUBJECT, TIMING_KEYS, Results, read_json
 from dapbench.report.settings_tables import changes
 from dapbench.report.style import INTERVAL, counted, digits, listed, logs_text, number, provenance, spread
-from dapbench.report.tables import READINGS, metric_text, needs, normalized_strata, numbers, returns, verdict
+from dapbench.report.tables import PAIRED, READINGS, difference_of, metric_text, needs, numbers, returns, verdict
 
 MIB = 2**20
 # Said wherever the memory of the runs themselves stands.
@@ -151,10 +151,7 @@ def ablations(results: Results) -> tuple:
     if not tasks:
         raise Absent("No task has runs of PPO-DAP and of every ablation.")
     shown, values, verdicts = [], [], []
-    normal = {
-        m: normalized_strata(results, metric, m, [t for t in tasks if t in results.references])
-        for m in [SUBJECT, *names]
-    }
+    scaled = [task for task in tasks if task in results.references]
     for method in [SUBJECT, *names]:
         row = {"Variant": results.titles[method]}
         row["Changed"] = changes(results.method_config(method), results.method_config(SUBJECT))
@@ -162,8 +159,8 @@ def ablations(results: Results) -> tuple:
             estimate = statistics.interval(statistics.mean, [results.scores(metric, task, method)])
             row[results.titles[task]] = spread(estimate)
             values.append({"task": task, "method": method, "metric": metric, **numbers(estimate)})
-        if normal[SUBJECT]:
-            change = statistics.interval(statistics.difference_of_means, normal[method], normal[SUBJECT])
+        if scaled:
+            change = difference_of(results, metric, method, SUBJECT, scaled, normal=True)
             row["Normalized difference"] = "0" if method == SUBJECT else spread(change, 3)
             values.append({"task": "normalized difference", "method": method, "metric": metric, **numbers(change)})
             verdicts += [] if method == SUBJECT else [verdict(change)]
@@ -177,7 +174,7 @@ def ablations(results: Results) -> tuple:
         sentence,
         pd.DataFrame(shown),
         pd.DataFrame(values),
-        f"{METRICS[metric]}. {provenance(results, [SUBJECT, *names])}",
+        f"{METRICS[metric]}. {PAIRED} {provenance(results, [SUBJECT, *names])}",
     )
 
 
@@ -233,7 +230,7 @@ def log_qualities(results: Results) -> tuple:
             value |= numbers(estimate)
             kind = "n/a"
             if len(ppo):
-                difference = statistics.unpaired_difference(ours, ppo)
+                difference = statistics.difference([ours], [ppo])
                 value |= {f"minus_ppo_{name}": number for name, number in numbers(difference).items()}
                 kind = verdict(difference)
             row[results.titles[base]] = spread(estimate) + {"above": " ▲", "below": " ▼"}.get(kind, "")

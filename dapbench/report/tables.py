@@ -2,7 +2,8 @@
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dapbench.report.style import INTERVAL, counted, digits, listed, number, pro
 
 NOTE = f"Mean [{INTERVAL}] over seeds; bold: best mean; †: not distinguishable from it (the {INTERVAL} of the"
 NOTE += " difference contains zero)."
+PAIRED = "Methods that start from the same logs are compared by pairs of runs of one seed, and so of one draw of them."
 ONE_SEED = "With one seed there are no intervals, and nothing is marked as indistinguishable."
 PUBLISHED_STEPS = 1_000_000
 AGGREGATES = {
@@ -98,7 +100,7 @@ def returns(results: Results, *metrics: str, methods: list[str] | None = None, t
             if method not in scores:
                 row[title] = lacking
                 continue
-            mark = against_best(method, scores)
+            mark = against_best(method, scores, partial(difference_of, results, metric, tasks=[task]))
             text = spread(estimates[method], decimals)
             text += "" if len(scores[method]) == len(results.profile["seeds"]) else f" (n={len(scores[method])})"
             row[title] = marked(text, mark)
@@ -112,17 +114,43 @@ def returns(results: Results, *metrics: str, methods: list[str] | None = None, t
         leads = [f"{results.titles[m]} leads on {leaders[m]}" for m in methods if m in leaders]
         sentences.append(f"By mean {metric_text(metric)}, {listed(leads)} of {counted(len(tasks), 'task')}.")
     notes = [READINGS_NOTE] if metrics[0] in READINGS else []
-    notes += [NOTE if tidy.seeds.max() > 1 else ONE_SEED, provenance(results, methods)]
+    notes += [f"{NOTE} {PAIRED}" if tidy.seeds.max() > 1 else ONE_SEED, provenance(results, methods)]
     return " ".join(sentences), pd.DataFrame(shown), tidy, " ".join(notes)
 
 
-def against_best(method: str, scores: Mapping[str, np.ndarray]) -> str:
-    """How a method's scores stand to those of the highest mean: best, not distinguishable, or nothing."""
+def against_best(method: str, scores: Mapping[str, np.ndarray], difference: Callable[[str, str], Estimate]) -> str:
+    """How a method's scores stand to those of the highest mean: best, not distinguishable, or nothing.
+
+    Args:
+        difference: of the first method's mean from the second's.
+    """
     best = max(scores, key=lambda m: scores[m].mean())
     if method == best:
         return "best"
-    difference = statistics.unpaired_difference(scores[best], scores[method])
-    return "" if np.isnan(difference.low) or difference.excludes_zero else "not distinguishable"
+    estimate = difference(best, method)
+    return "" if np.isnan(estimate.low) or estimate.excludes_zero else "not distinguishable"
+
+
+def difference_of(
+    results: Results, metric: str, first: str, second: str, tasks: list[str], normal: bool = False
+) -> Estimate:
+    """The mean over tasks of a method's mean minus another's; paired by seed where they share draws of the logs.
+
+    Args:
+        tasks: those of them that have no run of both (where they share draws: of one seed) do not count.
+        normal: whether scores are normalized; then each task needs a reference.
+    """
+    ours: list[np.ndarray] = []
+    theirs: list[np.ndarray] = []
+    for task in tasks:
+        pair = results.both_scores(metric, task, first, second)
+        if all(map(len, pair)):
+            a, b = (statistics.normalized(s, results.references[task]) for s in pair) if normal else pair
+            ours.append(a)
+            theirs.append(b)
+    if not ours:
+        return Estimate(*[np.array(np.nan)] * 3)
+    return statistics.difference(ours, theirs, paired=results.share_draws(first, second))
 
 
 def marked(text: str, mark: str) -> str:
@@ -171,10 +199,8 @@ def without(results: Results, metric: str) -> str:
 
 def differences(results: Results, metric: str) -> dict[str, Estimate]:
     """PPO-DAP minus PPO on each task that has runs of both."""
-    pairs = {
-        task: (results.scores(metric, task, SUBJECT), results.scores(metric, task, BASELINE)) for task in results.tasks
-    }
-    return {task: statistics.unpaired_difference(a, b) for task, (a, b) in pairs.items() if len(a) and len(b)}
+    there = [t for t in results.tasks if all(map(len, results.both_scores(metric, t, SUBJECT, BASELINE)))]
+    return {task: difference_of(results, metric, SUBJECT, BASELINE, [task]) for task in there}
 
 
 def verdict_text(verdicts: list[str], than: str) -> str:
@@ -214,7 +240,7 @@ def difference(results: Results) -> tuple:
         tasks = [task for task in per_task if task in results.references]
         if len(tasks) > 1:
             pair = [normalized_strata(results, metric, m, tasks) for m in (SUBJECT, BASELINE)]
-            overall = statistics.interval(statistics.difference_of_means, *pair)
+            overall = difference_of(results, metric, SUBJECT, BASELINE, tasks, normal=True)
             ends = [spread(statistics.interval(statistics.mean, s)) for s in (pair[1], pair[0])]
             cells = ["Normalized mean", READINGS[metric], *ends, spread(overall), verdict(overall)]
             shown.append(dict(zip(shown[0], cells, strict=True)))
@@ -241,7 +267,7 @@ def wins(results: Results) -> tuple:
             theirs = {m: s for m in results.baselines if len(s := results.scores(metric, task, m))}
             if len(ours) and theirs:
                 rival = max(theirs, key=lambda m: theirs[m].mean())
-                estimate = statistics.unpaired_difference(ours, theirs[rival])
+                estimate = difference_of(results, metric, SUBJECT, rival, [task])
                 result = {"above": "win", "below": "loss", "not distinguishable": "tie"}.get(verdict(estimate), "n/a")
                 values.append(
                     {"metric": metric, "task": task, "strongest": rival, **numbers(estimate), "result": result}

@@ -1,5 +1,6 @@
 """The groups of a profile beside its main runs: which methods are ablations, controls, and variants on other logs."""
 
+import dataclasses
 from pathlib import Path
 
 import made_up_results as made_up
@@ -8,7 +9,7 @@ import pytest
 import yaml
 
 from dapbench.config import compose_profile
-from dapbench.report import statistics, study_figures, study_tables
+from dapbench.report import statistics, study_figures, study_tables, tables
 from dapbench.report.items import Skipped
 from dapbench.report.results import load_results
 
@@ -75,7 +76,7 @@ def test_the_table_has_a_column_for_each_method_and_a_row_for_each_quality(study
     assert row.estimate == pytest.approx(ours.mean())
     assert row.minus_ppo_estimate == pytest.approx(ours.mean() - ppo.mean())
     assert row.logs_return == pytest.approx(2000 * 1.5 * 1.1)
-    difference = statistics.unpaired_difference(ours, ppo)
+    difference = statistics.difference([ours], [ppo])
     mark = item.shown.set_index("Logs").loc["expert", "PPO-GAP"].endswith(" ▲")
     assert mark == bool(difference.low > 0)
 
@@ -104,6 +105,24 @@ def test_a_control_is_no_ablation_and_stands_on_its_own_tasks(study):
     assert "PPO-GAP started from medium logs" in item.note
 
 
+def test_methods_of_the_same_logs_are_compared_by_pairs_of_a_seed(study):
+    assert study.share_draws("ppo_dap", "ppo_bc")
+    assert study.share_draws("ppo_gap_on_simple", "ppo_bc_on_simple")
+    assert not study.share_draws("ppo_dap", "ppo_dap_on_simple")  # other logs, so other draws
+    assert not study.share_draws("ppo_dap", "ppo")
+    summaries = study.summaries.copy()
+    own = (summaries.task == "hopper") & summaries.method.isin(["ppo_dap", "ppo_bc"])
+    summaries.loc[own & (summaries.method == "ppo_dap"), "alc40"] = [10.0, np.nan, 30.0]
+    summaries.loc[own & (summaries.method == "ppo_bc"), "alc40"] = [9.0, 5.0, 28.0]
+    found = dataclasses.replace(study, summaries=summaries)
+    ours, theirs = found.both_scores("alc40", "hopper", "ppo_dap", "ppo_bc")
+    assert (ours.tolist(), theirs.tolist()) == ([10.0, 30.0], [9.0, 28.0])
+    paired = tables.difference_of(found, "alc40", "ppo_dap", "ppo_bc", ["hopper"])
+    assert [float(x) for x in paired] == [1.5, 1.0, 2.0]  # as pairs; on their own they would hide in their spread
+    assert [len(s) for s in found.both_scores("alc40", "hopper", "ppo_dap", "ppo")] == [2, 3]
+    assert np.isnan(tables.difference_of(found, "alc40", "ppo_dap", "ppo_bc", []).point)
+
+
 def test_without_a_group_its_item_says_so(small):
     found = small(methods=["ppo", "ppo_dap"], controls={"methods": ["ppo_gap"], "tasks": ["hopper"]})
     assert study_tables.ablations(found).sentence == "There are no runs of ablations in this profile."
@@ -111,8 +130,6 @@ def test_without_a_group_its_item_says_so(small):
 
 
 def test_published_numbers_stand_beside_ours_at_the_same_budget_alone(small, tmp_path):
-    from dapbench.report import tables
-
     short = tables.final_return(small(tasks=["hopper", "walker2d"], methods=["ppo", "ppg"]))
     assert short.shown.columns.tolist() == ["Task", "PPO", "PPG"]
     profile = made_up.profile(tasks=["hopper", "reacher"], methods=["ppo", "ppg"], seeds=[0], epochs=200)

@@ -94,9 +94,19 @@ def test_a_constant_has_an_interval_of_no_width_and_one_run_has_none():
 
 def test_a_difference_from_a_single_run_has_no_interval():
     # The spread of the other method's runs says nothing of this one's.
-    estimate = statistics.unpaired_difference(np.array([9.0]), np.array([1.0, 2.0, 3.0]))
+    estimate = statistics.difference([np.array([9.0])], [np.array([1.0, 2.0, 3.0])])
     assert estimate.point == 7.0
     assert not estimate.excludes_zero
+
+
+def test_pairs_are_resampled_together():
+    # Each run of the first is 1 above its partner, on whatever draw both are.
+    first, second = np.array([11.0, 101.0, 1001.0]), np.array([10.0, 100.0, 1000.0])
+    assert statistics.difference([first], [second], paired=True) == (1.0, 1.0, 1.0)
+    assert not statistics.difference([first], [second]).excludes_zero
+    # Of two pairs with the differences 0 and 1 a quarter of the resamples have the mean 0, and a quarter 1.
+    two = statistics.difference([np.array([5.0, 8.0])], [np.array([5.0, 7.0])], paired=True)
+    assert two == (0.5, 0.0, 1.0)
 
 
 def test_interval_of_two_runs_by_hand():
