@@ -15,7 +15,10 @@ from dapbench.files import write_text
 ROOT = Path(__file__).parents[1]
 REPORT = Path("results/paper/report")
 BLOCK = re.compile(r"(<!-- study -->\n).*?(<!-- end -->\n)", re.DOTALL)
-ABSENT = f"*The study at paper scale is not in git yet: there is no report in `{REPORT.as_posix()}`.*\n"
+ABSENT = (
+    f"*The study at paper scale is in git in part; its report is not in git yet (`{REPORT.as_posix()}`)."
+    " What its runs on HalfCheetah and Hopper say so far: [docs/findings.md](docs/findings.md).*\n"
+)
 CAPTION = """\
 *Training return by environment steps: mean and 95 % bootstrap interval over each method's runs; the first 40 epochs \
 (200k steps), of which ALC@40 is the mean, are shaded. The steps behind the logs that some methods start from are not \

@@ -52,9 +52,12 @@ def test_differences_are_paired_by_seed(write: ModuleType, monkeypatch: pytest.M
     assert cells[2] == f"{differences.mean():.0f} ± {(high - low) / 2:.0f}"
     low, high = stats.t.interval(0.95, 1, 25.0, 5.0)  # 20 and 30; the run of 40 epochs has no final return
     assert cells[4] == f"25 ± {(high - low) / 2:.0f}"
-    assert cells[0] == "| a − b x"
-    assert write.against("a/default:b/x+b/x:a/default").splitlines()[-1] == "| b x − a |  | 0 ± 6 |  | 0 ± 47 | 4–6 |"
-    assert write.against("a/default:c/x").splitlines()[-1] == "| a − c x | not run yet |  |  |  | 0 |"
+    assert cells[0] == "| a default − b x"
+    assert (
+        write.against("a/default:b/x+b/x:a/default").splitlines()[-1]
+        == "| b x − a default |  | 0 ± 6 |  | 0 ± 47 | 4–6 |"
+    )
+    assert write.against("a/default:c/x").splitlines()[-1] == "| a default − c x | not run yet |  |  |  | 0 |"
 
 
 def test_the_studys_runs_stand_beside_the_trials(write: ModuleType) -> None:
@@ -67,6 +70,20 @@ def test_the_studys_runs_stand_beside_the_trials(write: ModuleType) -> None:
     cells = write.study("ppo").splitlines()[-1].split(" | ")
     assert cells[4] == write.interval(seeds)
     assert cells[0] == "| ppo"
+
+
+def test_methods_on_logs_of_a_quality_stand_beside_ppo(write: ModuleType) -> None:
+    runs = write.all_runs().xs("study", level="trial")
+    row = next(
+        line for line in write.qualities("ppo_bc", "ppo_dap").splitlines() if line.startswith("| Hopper | mixed")
+    )
+    scores = [
+        runs.xs((method, "hopper"), level=("method", "task"))
+        for method in ("ppo", "ppo_bc_on_mixed", "ppo_dap_on_mixed")
+    ]
+    logged = write.interval(scores[1].logs_return_mean)
+    assert row.strip("| ").split(" | ") == ["Hopper", "mixed", logged, *(write.interval(own.alc40) for own in scores)]
+    assert "not run yet" in write.qualities("ppg")
 
 
 @pytest.mark.parametrize("method", PLAN["methods"])

@@ -26,6 +26,8 @@ BLOCK = re.compile(r"(<!-- (?P<call>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 TASKS = {"half_cheetah": "HalfCheetah", "hopper": "Hopper"}
 IDENTITY = ["method", "trial", "task", "seed"]
 MEASURES = {"alc40": "ALC@40", "final_return": "final return"}
+QUALITIES = ("simple", "mixed", "medium", "expert")
+BOTH_TASKS = "runs, both tasks"
 OF_EACH_TASK = [f"{task} {measure}" for measure in MEASURES.values() for task in TASKS.values()]
 
 
@@ -38,7 +40,7 @@ def all_runs() -> pd.DataFrame:
     trials = pd.read_csv(DOCS / "tuning/results.csv")
     longest = trials.groupby(IDENTITY).epochs.transform("max")
     study = load_results(DOCS.parent / "results", compose_profile("paper")).summaries.assign(trial="study")
-    study = study.loc[study.task.isin(list(TASKS)), trials.columns.intersection(study.columns)]
+    study = study.loc[study.task.isin(list(TASKS)), study.columns.intersection([*trials.columns, "logs_return_mean"])]
     return pd.concat([trials[trials.epochs == longest], study]).set_index(IDENTITY).sort_index()
 
 
@@ -70,7 +72,7 @@ def tuning(method: str) -> str:
         yaml.safe_load((DOCS / "tuning/trials.yaml").read_text(encoding="utf-8")),
     )
     header = ["trial", "settings", *(f"{name} ALC@40" for name in TASKS.values())]
-    header += [*(f"{name} at 1M" for name in TASKS.values()), "runs"]
+    header += [*(f"{name} at 1M" for name in TASKS.values()), BOTH_TASKS]
     rows = []
     for trial in scores(runs, method).index:
         of_trial = runs.loc[method, trial]
@@ -102,7 +104,7 @@ def against(*pairs: str) -> str:
     for pair in pairs:
         parts = [differences(part) for part in pair.split("+")]
         sides = [side.split("/") for side in pair.split("+")[-1].split(":")]
-        label = " − ".join(method if trial in ("default", "study") else f"{method} {trial}" for method, trial in sides)
+        label = " − ".join(method if trial == "study" else f"{method} {trial}" for method, trial in sides)
         cells = [pd.concat([part[key] for part in parts]) for key in parts[0]]
         counts = sorted({len(cell) for cell in cells} - {0})
         if not counts:
@@ -120,7 +122,20 @@ def study(*methods: str) -> str:
         own = runs[runs.index.get_level_values("method") == method]
         cells = [interval(own[m][own.index.get_level_values("task") == task]) for m in MEASURES for task in TASKS]
         rows.append([method, *cells, str(len(own))])
-    return markdown(["", *OF_EACH_TASK, "runs"], rows)
+    return markdown(["", *OF_EACH_TASK, BOTH_TASKS], rows)
+
+
+def qualities(*methods: str) -> str:
+    """ALC@40 of the study's runs of each method by the quality of its logs, beside PPO's and the logs' own return."""
+    runs = all_runs().xs("study", level="trial").reset_index()
+    rows = []
+    for task, quality in itertools.product(TASKS, QUALITIES):
+        own = runs[runs.task == task].set_index("method").alc40
+        names = ["ppo", *(method if quality == "medium" else f"{method}_on_{quality}" for method in methods)]
+        logged = runs[(runs.task == task) & (runs.method == names[1])].logs_return_mean
+        cells = [interval(own.loc[[name]]) if name in own.index else "not run yet" for name in names]
+        rows.append([TASKS[task], quality, interval(logged), *cells])
+    return markdown(["task", "logs", "return in the logs", "ppo", *methods], rows)
 
 
 def guidance(*columns: str) -> str:
@@ -134,7 +149,7 @@ def guidance(*columns: str) -> str:
     return markdown(["method", "logs", "task", "epochs", *columns, "runs"], rows)
 
 
-TABLES = {function.__name__: function for function in (tuning, against, study, guidance)}
+TABLES = {function.__name__: function for function in (tuning, against, study, qualities, guidance)}
 
 
 def written(text: str) -> str:
