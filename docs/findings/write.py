@@ -18,7 +18,7 @@ from scipy import stats
 
 from dapbench.config import compose_profile
 from dapbench.files import write_text
-from dapbench.report.results import load_results
+from dapbench.report.results import Results, load_results
 
 DOCS = Path(__file__).parents[1]
 PAGE = DOCS / "findings.md"
@@ -32,6 +32,12 @@ OF_EACH_TASK = [f"{task} {measure}" for measure in MEASURES.values() for task in
 
 
 @functools.cache
+def paper() -> Results:
+    """The study."""
+    return load_results(DOCS.parent / "results", compose_profile("paper"))
+
+
+@functools.cache
 def all_runs() -> pd.DataFrame:
     """A row a run: those of the trials, and the study's as a trial named ``study``.
 
@@ -39,7 +45,7 @@ def all_runs() -> pd.DataFrame:
     """
     trials = pd.read_csv(DOCS / "tuning/results.csv")
     longest = trials.groupby(IDENTITY).epochs.transform("max")
-    study = load_results(DOCS.parent / "results", compose_profile("paper")).summaries.assign(trial="study")
+    study = paper().summaries.assign(trial="study")
     study = study.loc[study.task.isin(list(TASKS)), study.columns.intersection([*trials.columns, "logs_return_mean"])]
     return pd.concat([trials[trials.epochs == longest], study]).set_index(IDENTITY).sort_index()
 
@@ -138,6 +144,17 @@ def qualities(*methods: str) -> str:
     return markdown(["task", "logs", "return in the logs", "ppo", *methods], rows)
 
 
+def entropy(*methods: str) -> str:
+    """The entropy of the policy in nats along the study's runs of each method."""
+    epochs = (10, 40)
+    curves = paper().curves.set_index(["method", "task", "epoch"]).entropy
+    rows = []
+    for method in methods:
+        cells = [interval(curves.loc[[(method, task, epoch)]], 1) for task in TASKS for epoch in epochs]
+        rows.append([method, *cells])
+    return markdown(["", *(f"{name}, epoch {epoch}" for name in TASKS.values() for epoch in epochs)], rows)
+
+
 def guidance(*columns: str) -> str:
     """guidance_gain.csv: the mean over runs and its 95 % interval, by method, logs, task and epochs."""
     runs = pd.read_csv(DOCS / "findings/guidance_gain.csv")
@@ -149,7 +166,7 @@ def guidance(*columns: str) -> str:
     return markdown(["method", "logs", "task", "epochs", *columns, "runs"], rows)
 
 
-TABLES = {function.__name__: function for function in (tuning, against, study, qualities, guidance)}
+TABLES = {function.__name__: function for function in (tuning, against, study, qualities, entropy, guidance)}
 
 
 def written(text: str) -> str:
