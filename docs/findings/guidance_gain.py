@@ -16,9 +16,9 @@ import argparse
 import csv
 import json
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 import torch
@@ -40,7 +40,6 @@ IDENTITY = ["method", "quality", "task", "seed", "epochs"]
 STREAM = 8  # of a seed's environments; no run uses it
 PROPOSALS = 10  # at each state
 MORE_STEPS = 5000  # of each environment, for the critic with more data
-lock = Lock()
 
 
 class Continuation:
@@ -172,6 +171,27 @@ def measure(module: PPODAP, seed: int, moments: int, horizon: int, between: int)
     return {name: float(np.concatenate([row[name] for row in rows]).mean()) for name in rows[0]}
 
 
+def one(options: argparse.Namespace, task: str, seed: int, epochs: int) -> dict[str, str]:
+    """A row: a run that is trained and then measured.
+
+    Raises:
+        RuntimeError: it could not be trained; with the end of its log.
+    """
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        out, log = Path(folder, "run"), Path(folder, "log.txt")
+        settings = [f"task={task}", f"method={options.method}", f"seed={seed}", f"profile={options.profile}"]
+        settings += [f"++method.log_quality={options.quality}", f"profile.epochs={epochs}", "tracking=false"]
+        settings += ["profile.eval_episodes=1", "profile.eval_curve_episodes=0", "checkpoint_epochs=0"]
+        if Local().run(["dapbench", "train", *settings, f"out={out}"], log) != 0:
+            raise RuntimeError(log.read_text(encoding="utf-8").strip()[-400:])
+        module = load_run(out)
+    assert isinstance(module, PPODAP)
+    measured = measure(module, seed, options.moments, options.horizon, options.between)
+    identity = [options.method, options.quality, task, str(seed), str(epochs)]
+    return dict(zip(IDENTITY, identity, strict=True)) | {name: f"{value:.5g}" for name, value in measured.items()}
+
+
 def main() -> None:
     """Runs what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -188,35 +208,16 @@ def main() -> None:
     options = parser.parse_args()
     rows = list(csv.DictReader(RESULTS.open(encoding="utf-8"))) if RESULTS.exists() else []
     done = {tuple(row[name] for name in IDENTITY) for row in rows}
-    engine = Local()
-    torch.set_num_threads(1)
-
-    def one(task: str, seed: int, epochs: int) -> None:
-        identity = [options.method, options.quality, task, str(seed), str(epochs)]
-        if tuple(identity) in done:
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            out, log = Path(folder, "run"), Path(folder, "log.txt")
-            settings = [f"task={task}", f"method={options.method}", f"seed={seed}", f"profile={options.profile}"]
-            settings += [f"++method.log_quality={options.quality}", f"profile.epochs={epochs}", "tracking=false"]
-            settings += ["profile.eval_episodes=1", "profile.eval_curve_episodes=0", "checkpoint_epochs=0"]
-            if engine.run(["dapbench", "train", *settings, f"out={out}"], log) != 0:
-                raise SystemExit(log.read_text(encoding="utf-8").strip()[-400:])
-            module = load_run(out)
-        assert isinstance(module, PPODAP)
-        measured = measure(module, seed, options.moments, options.horizon, options.between)
-        row = dict(zip(IDENTITY, identity, strict=True)) | {n: f"{value:.5g}" for n, value in measured.items()}
-        print(json.dumps(row), flush=True)
-        with lock:
+    wanted = [(task, seed, epochs) for seed in options.seeds for epochs in options.epochs for task in options.tasks]
+    missing = [w for w in wanted if (options.method, options.quality, *map(str, w)) not in done]
+    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
+        for job in as_completed([pool.submit(one, options, *w) for w in missing]):
+            row = job.result()
+            print(json.dumps(row), flush=True)
             rows.append(row)
             rows.sort(key=lambda r: [r[name] for name in IDENTITY])
             lines = [",".join(row), *(",".join(r[name] for name in row) for r in rows)]
             write_text(RESULTS, "\n".join(lines) + "\n")
-
-    with ThreadPoolExecutor(options.jobs) as pool:
-        jobs = [pool.submit(one, t, s, e) for s in options.seeds for e in options.epochs for t in options.tasks]
-        for job in jobs:
-            job.result()
 
 
 if __name__ == "__main__":
