@@ -70,8 +70,8 @@ class _Catalogue:
         self._check()
         for run in profiles.runs(self._profile):
             self._add_run(run)
-        for task in self._profile.overhead_tasks:
-            self._add_overhead(task)
+        for task, method in itertools.product(self._profile.overhead_tasks, self._profile.overhead_methods):
+            self._add_overhead(task, method)
         self._add_report()
         return self._stages
 
@@ -88,12 +88,11 @@ class _Catalogue:
             modules = ["dapbench.showcase.showcase", *self._modules_of_run(run.method)[1:]]
             self._add("showcase", f"{run.task}-{run.method}", shown, modules, [f"{out}/model.ckpt", *logs])
 
-    def _add_overhead(self, task: str) -> None:
-        methods = ("ppo", "ppo_dap")
-        modules = ["dapbench.timing.overhead", *(m for method in methods for m in self._modules_of_run(method))]
-        draw = draw_of(OVERHEAD_SEED, self._profile.log_draws)
-        data = [path for method in methods for path in self._start(task, method, draw)]
-        self._add("overhead", task, {"task": task, "out": f"{self._results}/overhead/{task}"}, modules, data)
+    def _add_overhead(self, task: str, method: str) -> None:
+        modules = ["dapbench.timing.overhead", *(m for name in ("ppo", method) for m in self._modules_of_run(name))]
+        data = self._start(task, method, draw_of(OVERHEAD_SEED, self._profile.log_draws))
+        cell = {"task": task, "method": method, "out": f"{self._results}/overhead/{task}/{method}"}
+        self._add("overhead", f"{task}-{method}", cell, modules, data)
 
     def _add_report(self) -> None:
         made_by = {"runs": "online", "priors": "pretrain", "overhead": "overhead", "showcase": "showcase"}
@@ -175,10 +174,10 @@ class _Catalogue:
         where = f"profile {self._profile.name}"
         if not isinstance(self._profile.name, str) or not self._profile.name.isidentifier():
             raise UserError(f"profile.name={self._profile.name} is not a word, such as that of a file of conf/profile")
-        for key in ("tasks", "methods", "seeds", "overhead_tasks"):
+        for key in ("tasks", "methods", "seeds", "overhead_tasks", "overhead_methods"):
             if not isinstance(self._profile[key], ListConfig):
                 raise UserError(f"profile.{key}={self._profile[key]} is not a list; say 'profile.{key}=[...]'")
-            if not self._profile[key] and key != "overhead_tasks":
+            if not self._profile[key] and not key.startswith("overhead"):
                 raise UserError(f"{where} has no {key}: profile.{key} needs at least one")
         for key in profiles.GROUPS:
             group = self._profile.get(key)
@@ -194,8 +193,9 @@ class _Catalogue:
         for run in profiles.runs(self._profile):
             self._known("task", run.task, where)
             self._known("method", run.method, where)
-        for task in self._profile.overhead_tasks:
+        for task, method in itertools.product(self._profile.overhead_tasks, self._profile.overhead_methods):
             self._known("task", task, where)
+            self._known("method", method, where)
         for group in CATALOGUED:
             for stem, config in self._params[group].items():
                 if not isinstance(config, DictConfig):

@@ -50,7 +50,7 @@ class Results:
         missing: a row for each run that has left neither a summary nor a failure: KEY, group.
         configs: the resolved configuration of one run of each (task, method).
         machines: the distinct machines and versions that runs were made with, as timing.json has them.
-        overhead: the rows of every overhead.json: task, method, repeat and what was measured.
+        overhead: the rows of every overhead.json: paired_for (its folder), task, method, repeat and what was measured.
     """
 
     profile: Mapping[str, Any]
@@ -236,8 +236,8 @@ def load_results(results_dir: Path, profile: Mapping[str, Any]) -> Results:
                 made_with = {name: timing.get(name, {}) for name in ("machine", "versions")}
                 machines += [made_with] if made_with not in machines else []
     overhead = [
-        {"device": "cpu"} | row
-        for path in sorted(folder.glob("overhead/*/overhead.json"))
+        {"device": "cpu", "paired_for": path.parent.name} | row
+        for path in sorted(folder.glob("overhead/*/*/overhead.json"))
         for row in read_json(path, ["task", "runs"])["runs"]
     ]
     return Results(

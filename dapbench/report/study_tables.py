@@ -86,6 +86,7 @@ def speed(results: Results) -> tuple:
     return sentence, pd.DataFrame(shown), pd.DataFrame(values), note
 
 
+PAIR = ["task", "paired_for", "repeat"]  # one run of PPO, and one of each method that took its turn with it
 OVERHEAD = {"Wall-clock × PPO": "wall_seconds", "Memory × PPO": "peak_memory_bytes"}
 
 
@@ -94,7 +95,7 @@ def overhead_ratios(results: Results, method: str, column: str, device: str = "c
     frame = results.overhead
     if frame.empty or not {method, BASELINE} <= set(frame.method):
         return {}
-    wide = frame[frame.device == device].pivot_table(index=["task", "repeat"], columns="method", values=column)
+    wide = frame[frame.device == device].pivot_table(index=PAIR, columns="method", values=column)
     ratios = (wide[method] / wide[BASELINE]).dropna() if {method, BASELINE} <= set(wide) else pd.Series(dtype=float)
     return {str(task): own.to_numpy() for task, own in ratios.groupby("task")} if len(ratios) else {}
 
@@ -110,28 +111,36 @@ def overhead(results: Results) -> tuple:
     shown, values = [], []
     asked = dict.fromkeys(run.method for run in runs(results.profile))
     methods = [m for m in asked if m in set(frame.method) and m != BASELINE]
+    tasks = list(dict.fromkeys(frame.task))
     for device, method in [(d, m) for d in frame.device.unique() for m in methods]:
         row = {"Method": results.titles[method] + ("" if device == "cpu" else f", {device}")}
+        row |= dict.fromkeys([results.titles.get(task, task) for task in tasks], "")
         for title, column in OVERHEAD.items():
-            ratios = list(overhead_ratios(results, method, column, device).values())
+            ratios = overhead_ratios(results, method, column, device)
             if not ratios:
                 break
-            estimate = statistics.interval(statistics.mean, ratios)
+            cell = {"method": method, "device": device, "ratio": title}
+            for task, own in ratios.items():
+                values.append({"task": task, **cell, "estimate": own.mean(), "tasks": 1, "pairs": len(own)})
+                if column == "wall_seconds":
+                    row[results.titles.get(task, task)] = number(own.mean(), 2)
+            estimate = statistics.interval(statistics.mean, list(ratios.values()))
             row[title] = spread(estimate, 3)
-            counts = {"tasks": len(ratios), "pairs": sum(map(len, ratios))}
-            values.append({"method": method, "device": device, "ratio": title, **numbers(estimate), **counts})
+            counts = {"tasks": len(ratios), "pairs": sum(map(len, ratios.values()))}
+            values.append({"task": "mean over tasks", **cell, **numbers(estimate), **counts})
         else:
             shown.append(row)
     if not shown:
         raise Absent(f"There are no timings of another method that are paired with {results.titles[BASELINE]}'s.")
     if set(frame.device) == {"cpu"}:
-        shown.append({"Method": f"{results.titles[SUBJECT]}, GPU"} | dict.fromkeys(OVERHEAD, "not measured"))
+        unmeasured = dict.fromkeys(shown[0], "") | dict.fromkeys(OVERHEAD, "not measured")
+        shown.append(unmeasured | {"Method": f"{results.titles[SUBJECT]}, GPU"})
     ours = next((row for row in shown if row["Method"] == results.titles[SUBJECT]), shown[0])
     sentence = f"Paired with {results.titles[BASELINE]}'s, the wall-clock of {ours['Method']} is"
     sentence += f" {ours['Wall-clock × PPO']} × and its peak memory {ours['Memory × PPO']} ×."
-    tasks = listed(results.titles.get(task, task) for task in frame.task.unique())
-    pairs = counted(len(frame[["device", "task", "repeat"]].drop_duplicates()), "pair")
-    note = f"Mean over tasks of the ratios of pairs [{INTERVAL}]; {pairs} of runs, on {tasks}."
+    pairs = counted(len(frame[["device", *PAIR]].drop_duplicates()), "pair")
+    note = f"Under each task: wall-clock × PPO, the mean of its pairs' ratios. Then: mean over tasks [{INTERVAL}]."
+    note += f" {pairs} of runs."
     return sentence, pd.DataFrame(shown), pd.DataFrame(values), note
 
 

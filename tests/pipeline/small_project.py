@@ -80,6 +80,7 @@ tasks: [hopper]
 methods: [ppo, ppo_dap]
 seeds: [0]
 overhead_tasks: []
+overhead_methods: [ppo_dap]
 controls: null
 ablations: null
 log_qualities: null

@@ -9,13 +9,14 @@ import yaml
 from small_project import ACCEPT, Project
 
 SMALL = {"tasks": ["hopper"], "methods": ["ppo", "ppo_dap"], "seeds": [0], "overhead_tasks": ["hopper"]}
+SMALL |= {"overhead_methods": ["ppo_dap"]}
 SMALL |= dict.fromkeys(("controls", "ablations", "log_qualities"))
 OF_THE_STUB = ("calls.txt", "pids.txt", ".dvc/.gitignore")  # the last is in the real project's git
 RUNS = [f"results/paper/runs/hopper/{method}/0/" for method in ("ppo", "ppo_dap")]
 LOGS = "results/paper/logs/hopper/medium/0"
 IN_GIT = [
     "results/paper/behaviour/hopper/medium/0/policies.ckpt",
-    "results/paper/overhead/hopper/overhead.json",
+    "results/paper/overhead/hopper/ppo_dap/overhead.json",
     *(f"results/paper/priors/hopper/medium/0/diffusion/{name}" for name in ("prior.ckpt", "quality.json")),
     "results/paper/report/index.html",
     *(f"{run}{name}" for run in RUNS for name in ("curve.csv", "summary.json", "timing.json")),
@@ -143,7 +144,7 @@ def test_what_proves_stale_on_the_way_gets_what_it_needs_too(clone: Project) -> 
             f"scratch {COLLECT}",
             *SHOWCASES,
             *(TRAIN.format(method) for method in ("ppo", "ppo_dap")),
-            "overhead overhead/hopper",
+            "overhead overhead/hopper/ppo_dap",
         ]
     )
     assert clone.stale(profile="paper") == []

@@ -147,7 +147,7 @@ def test_a_method_that_starts_from_logs_needs_no_prior(project: Project) -> None
 def test_overhead_cells_bring_the_prior_that_they_need(project: Project) -> None:
     cells = composed(project, "profile.methods=[ppo]", "profile.overhead_tasks=[ant]")["cells"]
     assert list(cells["pretrain"]) == ["tiny-ant-medium-diffusion-0"]
-    assert "results/tiny/priors/ant/medium/0/diffusion/prior.ckpt" in cells["overhead"]["tiny-ant"]["deps"]
+    assert "results/tiny/priors/ant/medium/0/diffusion/prior.ckpt" in cells["overhead"]["tiny-ant-ppo_dap"]["deps"]
     assert "results/tiny/overhead" in cells["report"]["tiny"]["deps"]
 
 
@@ -206,6 +206,10 @@ def test_a_method_with_too_many_files_is_one_line(project: Project) -> None:
         (["+profile.ablations=word"], "profile.ablations=word is no group of runs; give it methods"),
         (["+profile.ablations={methods: [ppo], epochs: 0}"], r"profile.ablations.epochs=0 is not a whole number"),
         (["profile.overhead_tasks=[pong]"], "unknown task 'pong' .*; choose one of ant, hopper"),
+        (
+            ["profile.overhead_tasks=[ant]", "profile.overhead_methods=[sac]"],
+            "unknown method 'sac' .*; choose one of ppo, ppo_dap",
+        ),
         (["profile.methods=[sac]"], "unknown method 'sac' .*; choose one of ppo, ppo_dap"),
         (["profile.seeds=[]"], "profile tiny has no seeds: profile.seeds needs at least one"),
         (["profile.log_draws=0"], "^profile.log_draws=0 is not a whole number from 1"),

@@ -248,7 +248,7 @@ def test_loading_is_separate_from_the_profile_on_disk(made_up_root):
 
 def test_overhead_is_the_mean_ratio_within_pairs(tmp_path):
     profile = made_up.profile(tasks=["hopper"], methods=["ppo", "ppo_dap"])
-    folder = made_up.fabricate(tmp_path, profile) / "made_up" / "overhead" / "hopper"
+    folder = made_up.fabricate(tmp_path, profile) / "made_up" / "overhead" / "hopper" / "ppo_dap"
     folder.mkdir(parents=True)
     walls = {"ppo": [10.0, 20.0], "ppo_dap": [11.0, 26.0]}  # ratios 1.1 and 1.3
     runs = [
@@ -259,10 +259,18 @@ def test_overhead_is_the_mean_ratio_within_pairs(tmp_path):
     (folder / "overhead.json").write_text(json.dumps({"task": "hopper", "runs": runs}))
     item = study_tables.overhead(load_results(tmp_path, profile))
     assert item.shown.Method.tolist() == ["PPO-DAP", "PPO-DAP, GPU"]
-    assert item.shown.iloc[1].tolist()[1:] == ["not measured", "not measured"]
-    values = item.values.set_index("ratio")
+    assert item.shown.iloc[1].tolist()[1:] == ["", "not measured", "not measured"]
+    assert item.shown.Hopper.tolist() == ["1.20", ""]
+    values = item.values[item.values.task == "mean over tasks"].set_index("ratio")
     assert values.estimate.to_dict() == pytest.approx({"Wall-clock × PPO": 1.2, "Memory × PPO": 1.0})
     assert values.loc["Wall-clock × PPO", ["low", "high"]].tolist() == pytest.approx([1.1, 1.3])
+    slower = [{**run, "wall_seconds": 100.0} for run in runs if run["method"] == "ppo"]
+    (folder.parent / "ppg").mkdir()
+    (folder.parent / "ppg" / "overhead.json").write_text(json.dumps({"task": "hopper", "runs": slower}))
+    assert study_tables.overhead(load_results(tmp_path, profile)).shown.Hopper.tolist() == ["1.20", ""], (
+        "of its own pairs"
+    )
+    (folder.parent / "ppg" / "overhead.json").unlink()
     on_gpu = [run | {"device": "Some GPU", "wall_seconds": 5.0} for run in runs]
     (folder / "overhead.json").write_text(json.dumps({"task": "hopper", "runs": runs + on_gpu}))
     shown = study_tables.overhead(load_results(tmp_path, profile)).shown.set_index("Method")

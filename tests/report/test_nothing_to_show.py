@@ -184,7 +184,7 @@ def test_what_is_lacking_is_told_in_words(tmp_path: Path) -> None:
 def test_overhead_without_pairs(tmp_path: Path, measured: list[tuple[str, int]]) -> None:
     profile = made_up.profile(tasks=["hopper"])
     root = made_up.fabricate(tmp_path, profile)
-    folder = root / "made_up/overhead/hopper"
+    folder = root / "made_up/overhead/hopper/ppo_dap"
     folder.mkdir(parents=True)
     runs = [
         {"task": "hopper", "method": method, "repeat": repeat, "wall_seconds": 1.0, "peak_memory_bytes": 1}
