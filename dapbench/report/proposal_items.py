@@ -174,7 +174,8 @@ def proposal_map(results: Results) -> tuple:
     rows = -(-len(found) // columns)
     drawing = Figure(figsize=(PAGE_WIDTH * columns / 2, 2.6 * rows + 0.3), layout="constrained")
     grid = drawing.subplots(rows, 2 * columns, squeeze=False)
-    for axis in grid.flatten()[2 * len(found) :]:
+    used, spare = np.split(grid.flatten(), [2 * len(found)])
+    for axis in spare:
         axis.remove()
     for place, (task, drawn) in enumerate(found.items()):
         for stage, when in enumerate(("before", "after")):
@@ -195,7 +196,7 @@ def proposal_map(results: Results) -> tuple:
             axis.set(xticks=[], yticks=[])
             for spine in axis.spines.values():
                 spine.set(visible=True, color="0.8")
-    bar = drawing.colorbar(dots, ax=grid, shrink=1 / rows, pad=0.01, aspect=25, extend="both")
+    bar = drawing.colorbar(dots, ax=list(used), shrink=1 / rows, pad=0.01, aspect=25, extend="both")
     bar.set_label("Q in the state, standardized")
     methods = shown_titles(results, (drawn.method for drawn in found.values()))
     return f"{gains(found)} {MAP_KEY.format(methods=methods, states=states(found))}{lacking}", drawing

@@ -9,7 +9,7 @@ import pytest
 
 from dapbench.errors import UserError
 from dapbench.report import proposal_items, showcases
-from dapbench.report.items import Films, Skipped, Table
+from dapbench.report.items import Figure, Films, Skipped, Table
 
 MAKERS = [
     proposal_items.proposals,
@@ -58,6 +58,14 @@ def test_the_table_is_computed_from_the_arrays(found, folder):
     assert item.sentence == f"Guidance raises the proposals' mean Q on 1 of 1 task; mean rank {row['rank']:.2f}."
     assert "50 logged states" in item.note
     assert "6 states" in item.note
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_map_has_two_panels_a_task_and_its_bar(small, count):
+    tasks = ["reacher", "hopper", "half_cheetah"][:count]
+    item = proposal_items.proposal_map(small(tasks=tasks, methods=["ppo", "ppo_dap"], seeds=[0]))
+    assert isinstance(item, Figure)
+    assert len(item.figure.axes) == 2 * count + 1
 
 
 def test_films_have_the_score_of_their_own_run(found, folder):
