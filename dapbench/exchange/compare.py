@@ -57,12 +57,14 @@ def compare(argv: list[str]) -> int:
     require_writable(out)
 
     ours: list[str] = []
+    failed = 0
     if options.profile is not None:
         if options.task is None:
             raise UserError("--profile needs --task: our task to put beside, such as --task hopper")
-        ours = _places_of(options.profile, options.task, Path(options.results))
+        ours, failed = _places_of(options.profile, options.task, Path(options.results))
     chosen = Choices(options.column, options.steps, options.tag)
-    groups, failed = _read([*options.places, *ours], chosen, env_id)
+    groups, failed_there = _read([*options.places, *ours], chosen, options.task, env_id)
+    failed += failed_there
     task = _one_task(groups)
     notes = [*_versions(groups), *([f"Failed runs of ours that are left out: {failed}."] if failed else [])]
     item = table(groups, task, notes)
@@ -79,8 +81,8 @@ def compare(argv: list[str]) -> int:
 # ------------------------------------------------------------------------------------------------------------- groups
 
 
-def _read(places: list[str], chosen: Choices, env_id: str | None) -> tuple[Groups, int]:
-    """The runs of all places by label, on the task of ``env_id`` alone if it is given; and how many of ours failed."""
+def _read(places: list[str], chosen: Choices, only: str | None, env_id: str | None) -> tuple[Groups, int]:
+    """The runs of all places by label, of the task ``only`` alone if it is given; and how many of ours failed."""
     groups: Groups = {}
     failed = 0
     for argument in places:
@@ -93,7 +95,7 @@ def _read(places: list[str], chosen: Choices, env_id: str | None) -> tuple[Group
             runs = [run for run in runs if run.task in (None, task_of(env_id))]
             if not runs:
                 raise UserError(f"{place} holds no run on {env_id}, but on {', '.join(others)}; say another --task")
-        failed += failed_runs(place) if place.is_dir() else 0
+        failed += failed_runs(place, only) if place.is_dir() else 0
         by_method: Groups = {}
         for run in runs:
             by_method.setdefault(run.method or place.resolve().name, []).append(run)
@@ -119,14 +121,15 @@ def _add(groups: Groups, label: str, runs: list[Run], named: bool) -> None:
     groups.setdefault(label, []).extend(runs)
 
 
-def _places_of(name: str, task: str, root: Path) -> list[str]:
-    """The folders that hold runs of a profile's main methods on a task of ours."""
+def _places_of(name: str, task: str, root: Path) -> tuple[list[str], int]:
+    """The folders that hold runs of a profile's main methods on a task of ours; and how many runs failed elsewhere."""
     profile = compose_profile(name)
     folder = root / profile["name"] / "runs" / task
     there = [folder / method for method in profile["methods"] if any((folder / method).glob("*/summary.json"))]
     if not there:
         raise UserError(f"there is no run in {folder}; dapbench repro profile={name} makes them")
-    return [str(place) for place in there]
+    rest = [folder / method for method in profile["methods"] if folder / method not in there]
+    return [str(place) for place in there], sum(failed_runs(place, task) for place in rest)
 
 
 def _env_id(task: str) -> str:
@@ -171,6 +174,8 @@ def figure(groups: Groups, task: str) -> Figure:
     """Mean training return and, where there are evaluations, evaluation return by steps, with bootstrap bands."""
     curves = {reading: {label: stacked(runs, reading) for label, runs in groups.items()} for reading in READINGS}
     curves = {reading: own for reading, own in curves.items() if any(len(steps) for steps, _ in own.values())}
+    if not curves:
+        raise UserError(f"no run of {style.listed(groups)} holds a return: no episode ended, and none was evaluated")
     colours, dashes = style.colours(groups), style.dashes(groups)
     drawing, axes = style.panels(len(curves), 5.2, 3.4)
     longest = 0.0
@@ -182,15 +187,13 @@ def figure(groups: Groups, task: str) -> Figure:
                 estimate = statistics.sample_efficiency([returns], statistics.mean)
                 figures.band(axis, steps, estimate, shown, marker="o" if len(steps) == 1 else None, **look)
                 longest = max(longest, steps[-1])
-            else:
-                axis.plot([], [], label=shown, **look)  # the legend is that of the first panel
         axis.set(title=task, ylabel=f"{reading.capitalize()} return")
         figures.over_steps(axis)
     for axis in axes:
         axis.set_xlim(0, longest)
     if longest > ALC_EPOCHS * EPOCH_STEPS:
         figures.shade(axes, ALC_EPOCHS * EPOCH_STEPS)
-    style.legend_below(drawing, axes[0])
+    style.legend_below(drawing, axes)
     return Figure(NAME, f"Learning curves on {task}", f"Mean over runs with its {style.INTERVAL}.", drawing)
 
 
@@ -227,7 +230,8 @@ def table(groups: Groups, task: str, notes: list[str]) -> Table:
             row[title] = tables.marked(f"{style.spread(estimate)}{count}", mark)
             values.append(value | tables.numbers(estimate) | {"runs": len(own[label])})
         shown.append(row)
-    note = [tables.READINGS_NOTE, tables.NOTE, _logs(groups), *notes]
+    alone = "Each method's runs are resampled on their own, also where ours share draws of logs."
+    note = [tables.READINGS_NOTE, tables.NOTE, alone, _logs(groups), *notes]
     return Table(
         NAME,
         f"Learning curves on {task} beside each other",

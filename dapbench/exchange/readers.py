@@ -79,14 +79,19 @@ def read_runs(place: Path, choices: Choices) -> list[Run]:
     return runs
 
 
-def failed_runs(place: Path) -> int:
-    """How many of dapbench's runs in a folder and those below it diverged."""
-    return sum(not file.with_name("summary.json").exists() for file in place.rglob("failure.json"))
+def failed_runs(place: Path, task: str | None) -> int:
+    """How many of dapbench's runs in a folder and those below it diverged; on one task alone if it is given."""
+    files = [file for file in place.rglob("failure.json") if not file.with_name("summary.json").exists()]
+    return sum(task is None or read_json(file, ["task"])["task"] == task for file in files)
 
 
 def is_evaluation(name: str) -> bool:
     """Whether a file, column or tag is of an evaluation, by a word in its name that begins with eval or test."""
     return re.search(r"(?<![a-z])(eval|test)", name.lower()) is not None
+
+
+def _is_training_monitor(name: str) -> bool:
+    return name.endswith("monitor.csv") and not is_evaluation(name)
 
 
 def _folders(place: Path, choices: Choices) -> Iterator[Run]:
@@ -95,7 +100,7 @@ def _folders(place: Path, choices: Choices) -> Iterator[Run]:
         run = None
         if {"summary.json", "curve.csv"} <= set(files):
             run = read_ours(folder)
-        elif any(file.endswith("monitor.csv") or file == "evaluations.npz" for file in files):
+        elif any(_is_training_monitor(file) or file == "evaluations.npz" for file in files):
             run = read_sb3(folder)
         elif any("tfevents" in file for file in files):
             run = read_tensorboard(folder, choices.tag)
@@ -145,7 +150,7 @@ def read_ours(folder: Path) -> Run:
 
 def read_sb3(folder: Path) -> Run:
     """A folder of Stable-Baselines3 or its zoo: *monitor.csv, one for each environment, and evaluations.npz."""
-    monitors = [path for path in sorted(folder.glob("*monitor.csv")) if not is_evaluation(path.name)]
+    monitors = [path for path in sorted(folder.glob("*monitor.csv")) if _is_training_monitor(path.name)]
     training, env_id = _monitors(monitors) if monitors else (_none(TRAINING_COLUMNS), None)
     evaluations = folder / "evaluations.npz"
     evaluation = _evaluations(evaluations) if evaluations.exists() else _none(EVALUATION_COLUMNS)

@@ -118,15 +118,19 @@ class Bookkeeping:
         """Records what a cell's command, which has succeeded, left; of a cell that is not stale, takes what is missing.
 
         Raises:
-            UserError: the command did not write all that it should.
+            UserError: the command did not write all that it should, or its code was changed meanwhile.
         """
         stage = self._stages[cell]
         with self._locked("DVC cannot record the cell"):
             if cell in self._needed:
                 for out in filter(is_missing, stage.outs):
                     self._take(out)
-            else:
-                self._record(stage)
+                return
+            now = self._compare()
+            changed = [dep.def_path for dep in stage.deps if now.is_code(dep) and now.is_changed_dep(dep)]
+            if changed:
+                raise UserError(f"{', '.join(changed)} changed while it ran; the same command runs it again")
+            self._record(stage)
 
     def stale_by_code(self) -> dict[str, set[str]]:
         """The cells for which nothing but code is other than dvc.lock has it, with each change: path, old and new hash.

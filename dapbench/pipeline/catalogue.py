@@ -174,11 +174,8 @@ class _Catalogue:
         where = f"profile {self._profile.name}"
         if not isinstance(self._profile.name, str) or not self._profile.name.isidentifier():
             raise UserError(f"profile.name={self._profile.name} is not a word, such as that of a file of conf/profile")
-        for key in ("tasks", "methods", "seeds", "overhead_tasks", "overhead_methods"):
-            if not isinstance(self._profile[key], ListConfig):
-                raise UserError(f"profile.{key}={self._profile[key]} is not a list; say 'profile.{key}=[...]'")
-            if not self._profile[key] and not key.startswith("overhead"):
-                raise UserError(f"{where} has no {key}: profile.{key} needs at least one")
+        for key in ("overhead_tasks", "overhead_methods"):
+            _check_list(f"profile.{key}", self._profile[key])
         for key in profiles.GROUPS:
             group = self._profile.get(key)
             if group is not None and not (isinstance(group, DictConfig) and "methods" in group):
@@ -186,8 +183,14 @@ class _Catalogue:
                 raise UserError(f"{what}; give it methods, or say profile.{key}=null")
             if group is not None and "epochs" in group:
                 check_number(f"profile.{key}.epochs", group.epochs, 1, 10**9, integer=True)
-        for seed in self._profile.seeds:
-            check_number("profile.seeds", seed, 0, 2**31 - 1, integer=True)
+        for name, group in profiles.groups_of(self._profile).items():
+            path = "profile" if name == "main" else f"profile.{name}"
+            for key in ("tasks", "methods", "seeds"):
+                _check_list(f"{path}.{key}", group[key])
+                if not group[key]:
+                    raise UserError(f"{where} has no {key}: {path}.{key} needs at least one")
+            for seed in group["seeds"]:
+                check_number(f"{path}.seeds", seed, 0, 2**31 - 1, integer=True)
         for key in COUNTS:
             check_number(f"profile.{key}", self._profile[key], 1, 10**9, integer=True)
         for run in profiles.runs(self._profile):
@@ -210,6 +213,12 @@ class _Catalogue:
         if name not in self._params[group]:
             raise UserError(f"unknown {group} '{name}' ({where}); choose one of {', '.join(self._params[group])}")
         return str(name)
+
+
+def _check_list(key: str, value: Any) -> None:
+    """Refuses a setting that is no list."""
+    if not isinstance(value, ListConfig):
+        raise UserError(f"{key}={value} is not a list; say '{key}=[...]'")
 
 
 def _filled(deps: list[str], root: Path, cell: str) -> list[str]:

@@ -152,13 +152,13 @@ class Slurm:
                     process.kill()
 
     def _wait_until_cancelled(self) -> None:
-        deadline = time.monotonic() + CANCEL_SECONDS
+        start = time.monotonic()
         while self._cluster == "slurm":
             self._look()
-            if not self._queue:
+            if self._looked >= start and not self._queue:
                 return
-            if time.monotonic() > deadline:
-                jobs = ", ".join(sorted(self._queue))
+            if time.monotonic() > start + CANCEL_SECONDS:
+                jobs = ", ".join(sorted(self._queue)) or "squeue does not answer"
                 raise UserError(f"jobs of a killed dapbench repro do not end ({jobs}); scancel --name={self._name}")
             time.sleep(POLL_SECONDS)
 

@@ -77,12 +77,13 @@ def build_report(results_dir: Path, profile: Mapping[str, Any], notebooks: bool 
     if results.summaries.empty:
         raise UserError(f"no finished run in {results.folder / 'runs'}; dapbench repro makes them")
     report = results.folder / "report"
-    for name in ("tables", "figures", "notebooks"):
-        # What an earlier report left would stand beside an item that is now skipped.
-        shutil.rmtree(report / name, ignore_errors=True)
+    shutil.rmtree(report / "notebooks", ignore_errors=True)
     with ThreadPoolExecutor(1) as pool:  # the notebooks' kernels are processes of their own
         exported = pool.submit(export_notebooks, report / "notebooks", results_dir, profile) if notebooks else None
         sections = {heading: [make(results) for make in makers] for heading, makers in SECTIONS.items()}
+        for name in ("tables", "figures"):
+            # What an earlier report left would stand beside an item that is now skipped.
+            shutil.rmtree(report / name, ignore_errors=True)
         for item in (item for group in sections.values() for item in group):
             item.save(report)
     write_text(report / "index.html", page(results, sections, exported.result() if exported else []))

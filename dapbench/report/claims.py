@@ -19,7 +19,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from dapbench.report import statistics
+from dapbench.report import statistics, tables
 from dapbench.report.items import Absent, table
 from dapbench.report.results import AUTHORS, BASELINE, METRICS, SUBJECT, Results
 from dapbench.report.statistics import Estimate
@@ -127,11 +127,9 @@ class Claim:
         return "; ".join(dict.fromkeys(f.runs for _, f in self.shown() if f.runs)) or "–"
 
 
-def judged(estimate: Estimate, threshold: float = 0.0) -> str:
-    """The verdict on "the number is above the threshold"."""
-    if np.isnan(estimate.low):
-        return UNCLEAR
-    return HOLDS if estimate.low > threshold else FAILS if estimate.high < threshold else UNCLEAR
+def judged(estimate: Estimate) -> str:
+    """The verdict on "the number is above 0"."""
+    return {"above": HOLDS, "below": FAILS}.get(tables.verdict(estimate), UNCLEAR)
 
 
 def rival(results: Results, metric: str, task: str, against: str) -> str | None:
@@ -204,10 +202,14 @@ def difference(
     if not used:
         return unmeasured(label, metric, 0.0)
     estimate = difference_of(results, metric, first, second, used, normal=True)
-    text = f"{spread(estimate, 3)} over "
-    text += counted(len(used), "task") if len(used) == len(asked) else f"{len(used)} of {len(asked)} tasks"
+    text = f"{spread(estimate, 3)} over {_of_tasks(len(used), len(asked))}"
     runs = seeds_text(results, [first, second], used, metric)
     return Finding(label, metric, estimate, 0.0, judged(estimate), text, runs)
+
+
+def _of_tasks(used: int, asked: int) -> str:
+    """On how many tasks there are numbers, and of how many, where some lack them."""
+    return counted(used, "task") if used >= asked else f"{used} of {counted(asked, 'task')}"
 
 
 def cost(results: Results, column: str, subject: str) -> Finding:
@@ -222,23 +224,24 @@ def cost(results: Results, column: str, subject: str) -> Finding:
     if not np.isnan(estimate.low):
         verdict = HOLDS if estimate.high <= limit else FAILS if estimate.low > limit else UNCLEAR
     where = "" if np.isnan(estimate.low) else ", below theirs" if estimate.high < value - margin else ""
-    text = f"{spread(estimate, 3)} over {counted(len(ratios), 'task')}{where}"
+    asked = len(results.profile.get("overhead_tasks", []))
+    text = f"{spread(estimate, 3)} over {_of_tasks(len(ratios), asked)}{where}"
     return Finding("", column, estimate, limit, verdict, text, counted(sum(map(len, ratios.values())), "pair"))
 
 
-def monitor(results: Results, column: str, subject: str, label: str = "", threshold: float = 0.0) -> Finding:
+def monitor(results: Results, column: str, subject: str, label: str = "") -> Finding:
     """A column of the method's curves: the mean over a run's epochs, then over runs and tasks."""
     own = results.curves[results.curves.method == subject]
     own = own.dropna(subset=column) if column in own else own.head(0)
     if own.empty:
-        return unmeasured(label, column, threshold)
+        return unmeasured(label, column, 0.0)
     means = own.groupby(["task", "seed"], sort=False)[column].mean()
     strata = [scores.to_numpy() for _, scores in means.groupby("task", sort=False)]
     estimate = statistics.interval(statistics.mean, strata)
     decimals = max(3, digits(float(value) for value in estimate))
-    text = f"{spread(estimate, decimals)} over {counted(len(strata), 'task')}"
+    text = f"{spread(estimate, decimals)} over {_of_tasks(len(strata), len(results.asked(subject)))}"
     runs = seeds_text(results, [subject], list(dict.fromkeys(own.task)))
-    return Finding(label, column, estimate, threshold, judged(estimate, threshold), text, runs)
+    return Finding(label, column, estimate, 0.0, judged(estimate), text, runs)
 
 
 def unmeasured(label: str, metric: str, threshold: float) -> Finding:
@@ -313,7 +316,7 @@ def own_claims(results: Results) -> Iterator[Claim]:
 
 
 def pairs_by_quality(results: Results, pair: tuple[str, str]) -> dict[str, tuple[str, str]]:
-    """By each log quality that has runs, two methods' variants on it; a variant without runs is named as absent."""
+    """By each log quality that the profile asks for, two methods' variants on it; one that it does not: absent."""
     own = results.profile["log_quality"]
     first, second = (results.by_quality().get(method, {own: method}) for method in pair)
     return {q: (first.get(q, "absent"), second.get(q, "absent")) for q in first | second}
@@ -342,7 +345,8 @@ def claims(results: Results) -> tuple:
         raise Absent("No run ended.")
     found = [*paper_claims(results, SUBJECT), *part_claims(results), *monitored_claims(results, SUBJECT)]
     found += own_claims(results)
-    return *_sentence_and_rows(found), tidy(found), f"{NOTE} {logs_text(results)}"
+    compared = dict.fromkeys(m for _, *pair, _, _ in comparisons(results) for m in pair if m != STRONGEST)
+    return *_sentence_and_rows(found), tidy(found), f"{NOTE} {logs_text(results, compared)}"
 
 
 def _sentence_and_rows(found: list[Claim]) -> tuple[str, pd.DataFrame]:
@@ -451,6 +455,7 @@ def claims_by_task(results: Results) -> tuple:
     told = [value["verdict"] for value in values]
     sentence = f"Of {counted(len(told), 'difference')} {told.count(HOLDS)} lie above zero, {told.count(FAILS)} below,"
     sentence += f" and {told.count(UNCLEAR)} are not distinguishable from it."
+    compared = dict.fromkeys(str(value[side]) for value in values for side in ("first", "second"))
     note = f"Difference of means [{INTERVAL}]; bold: above zero, as the claim says; †: not distinguishable from zero."
     note += f" {PAIRED}"
-    return sentence, pd.DataFrame(shown), pd.DataFrame(values), f"{note} {logs_text(results)}"
+    return sentence, pd.DataFrame(shown).fillna("–"), pd.DataFrame(values), f"{note} {logs_text(results, compared)}"

@@ -42,8 +42,7 @@ def learning_curves(results: Results) -> tuple:
     if not tasks:
         raise Absent("No training episode ended in any run, so there is no learning curve.")
     sentence, drawing = _curves(results, tasks, results.curve_array, "return_mean", "Training return")
-    ends = {m: last_gain(results, m) for m in results.methods}
-    rising = [results.titles[m] for m, gain in ends.items() if gain]
+    rising = [results.titles[m] for m in results.methods if is_rising(results, m, tasks)]
     sentence += f" Still rising on every task over the last tenth of its budget: {listed(rising)}."
     silent = [results.titles[task] for task in results.tasks if task not in tasks]
     return sentence + (f" Left out, as no training episode ended on {listed(silent)}." if silent else ""), drawing
@@ -56,7 +55,10 @@ def evaluation_curves(results: Results) -> tuple:
         raise Absent("No run was evaluated on its way (profile.eval_curve_episodes).")
     if results.evaluations.epoch.max() == 0:
         raise Absent("No run was long enough to be evaluated after its start.")
-    sentence, drawing = _curves(results, results.tasks, results.evaluation_array, "eval_return", "Evaluation return")
+    tasks = [t for t in results.tasks if any(results.evaluation_array(t, m).size for m in results.methods)]
+    if not tasks:
+        raise Absent("No run of the profile's main methods was evaluated on its way.")
+    sentence, drawing = _curves(results, tasks, results.evaluation_array, "eval_return", "Evaluation return")
     episodes = results.profile["eval_curve_episodes"]
     return f"{sentence} Each point: mean action, frozen statistics, {episodes} episodes of its own seeds.", drawing
 
@@ -78,21 +80,21 @@ def _curves(
     if shaded:
         shade(axes, first)
     axes[0].set_ylabel(label)
-    legend_below(drawing, axes[0])
+    legend_below(drawing, axes)
     sentence = f"Mean over {seeds_text(results)}"
     sentence += f" with its {INTERVAL}" if results.summaries.seed.nunique() > 1 else ""
     sentence += "; the first 40 epochs are shaded." if shaded else "; no run goes beyond the first 40 epochs."
     return sentence, drawing
 
 
-def last_gain(results: Results, method: str) -> bool:
-    """Whether a method's mean return of its last tenth is above that of the tenth before, on every task."""
-    gains = []
-    for task in results.tasks:
+def is_rising(results: Results, method: str, tasks: list[str]) -> bool:
+    """Whether a method's mean return of its last tenth is above that of the tenth before, on every one of ``tasks``."""
+    for task in tasks:
         curve = results.curve_array(task, method)
         tenth = max(len(curve) // 10, 1)
-        gains += [curve[-tenth:].mean() > curve[-2 * tenth : -tenth].mean()] if len(curve) > 1 else []
-    return bool(gains) and all(gains)
+        if len(curve) < 2 or curve[-tenth:].mean() <= curve[-2 * tenth : -tenth].mean():
+            return False
+    return True
 
 
 def draw(axis: Axes, x: np.ndarray, estimate: Estimate, results: Results, method: str) -> None:
@@ -142,7 +144,7 @@ def sample_efficiency(results: Results) -> tuple:
         halfway[method] = (float(estimate.point[epochs // 2 - 1]), steps[epochs // 2 - 1])
     axis.set_ylabel("IQM of the normalized return")
     over_steps(axis)
-    legend_below(drawing, axis, 3)
+    legend_below(drawing, [axis], 3)
     best = max(halfway, key=lambda m: halfway[m][0])
     sentence = f"At {halfway[best][1]:,.0f} steps the highest IQM is that of {results.titles[best]},"
     return f"{sentence} {halfway[best][0]:.3f}, over {counted(len(tasks), 'task')}.", drawing
@@ -167,7 +169,7 @@ def performance_profile(results: Results) -> tuple:
         axis.set(title=METRICS[metric], xlabel="Normalized score τ", ylim=(-0.02, 1.02))
         axis.margins(x=0)
     axes[0].set_ylabel("Share of runs above τ")
-    legend_below(drawing, axes[0])
+    legend_below(drawing, axes)
     best = max(strata, key=lambda m: float(np.median(np.concatenate(strata[m]))))
     median = float(np.median(np.concatenate(strata[best])))
     sentence = f"By {metric_text(metrics[-1])}, half of {results.titles[best]}'s runs score above {median:.3f}, the"

@@ -5,7 +5,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from dapbench.config import CONF, compose_profile
+from dapbench.config import CONF, choices, compose, compose_profile
 from dapbench.curves import filled
 from dapbench.errors import UserError
 from dapbench.files import withheld
@@ -106,11 +106,12 @@ class Results:
         return [task for task, found in tasks.items() if found >= set(methods)]
 
     def by_quality(self) -> dict[str, dict[str, str]]:
-        """Methods that have runs on logs of several qualities: for each such method itself and its variants by quality.
+        """Methods asked for on logs of several qualities: for each such method itself and its variants by quality.
 
         A method's variant names a log quality, and differs from it in nothing else but name and title.
         """
-        configs = {config["method"]["name"]: config["method"] for config in self.configs.values()}
+        asked = dict.fromkeys(run.method for run in runs(self.profile))
+        configs = {name: config for name in asked if (config := self.method_config(name) or _conf_method(name))}
         plain = [name for name, config in configs.items() if not config.get("log_quality")]
         found: dict[str, dict[str, str]] = {}
         for variant in (name for name in configs if name not in plain):
@@ -174,10 +175,11 @@ class Results:
         """
         chosen = {task: reference for task, reference in reference_scores().items() if task in self.tasks}
         for task in set(self.tasks) - set(chosen):
-            curves = [self.curve_array(task, m) for m in self.methods if len(self.scores("final_return", task, m))]
-            finals = [self.scores("final_return", task, m) for m in self.methods]
-            first = min(float(curve[0].mean()) for curve in curves)
-            last = max(float(final.mean()) for final in finals if len(final))
+            finals = {m: final for m in self.methods if len(final := self.scores("final_return", task, m))}
+            if not finals:
+                continue
+            first = min(float(self.curve_array(task, m)[0].mean()) for m in finals)
+            last = max(float(final.mean()) for final in finals.values())
             if last > first:
                 chosen[task] = Reference(first, last, "these results")
         return chosen
@@ -222,7 +224,9 @@ def load_results(results_dir: Path, profile: Mapping[str, Any]) -> Results:
             summary = read_json(run / "summary.json", SUMMARY_KEYS)
             _same_run(run / "summary.json", summary, cell)
             curve = read_curve(run / "curve.csv")
-            configs.setdefault((cell.task, cell.method), summary["config"])
+            config = configs.setdefault((cell.task, cell.method), summary["config"])
+            if summary["config"]["method"] != config["method"]:
+                raise malformed(run / "summary.json", "has other settings of its method than seeds before it")
             at_the_end = {} if cell.epochs == profile["epochs"] else dict.fromkeys(AT_THE_END, np.nan)
             rows["summaries"].append({**_flat(summary), **at_the_end, **key})
             curves.append(curve.assign(**{name: key[name] for name in KEY}))
@@ -271,6 +275,12 @@ def _stacked(frame: pd.DataFrame, task: str, method: str, column: str, needed: s
 def _conf_title(group: str, name: str) -> str:
     path = CONF / group / f"{name}.yaml"
     return yaml.safe_load(path.read_text(encoding="utf-8")).get("title", name) if path.exists() else name
+
+
+@cache
+def _conf_method(name: str) -> dict[str, Any]:
+    """A method's configuration in conf/, for one that has no run; empty where there is no such file."""
+    return compose(None, f"+method={name}")["method"] if name in choices("method") else {}
 
 
 def _same(config: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

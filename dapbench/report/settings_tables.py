@@ -63,10 +63,12 @@ def hyper_parameters(results: Results) -> tuple:
     for method in results.methods:
         configs = [flattened(config["method"]) for (_, name), config in results.configs.items() if name == method]
         columns[results.titles[method]] = configs[0]
-        varying |= {key for config in configs for key in config if config[key] != configs[0].get(key)}
+        varying |= {key for config in configs for key in config | configs[0] if config.get(key) != configs[0].get(key)}
     keys = [k for k in dict.fromkeys(k for c in columns.values() for k in c) if k not in ("name", "title", "_target_")]
     rows = [{"Setting": k} | {title: str(c.get(k, "–")).lower() for title, c in columns.items()} for k in keys]
-    sentence = "One configuration per method for all tasks." if not varying else f"Differs by task: {listed(varying)}."
+    sentence = (
+        "One configuration per method for all tasks." if not varying else f"Differs by task: {listed(sorted(varying))}."
+    )
     return sentence, pd.DataFrame(rows), pd.DataFrame(rows), "–: the method has no such setting."
 
 

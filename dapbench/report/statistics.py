@@ -122,19 +122,19 @@ def interval(
     statistic: Statistic,
     *samples: Strata,
     repetitions: int = REPETITIONS,
-    confidence: float = CONFIDENCE,
-    generator: np.random.Generator | None = None,
 ) -> Estimate:
     """A statistic of independent samples with its percentile bootstrap interval ([E], chapter 13).
+
+    The generator is seeded with 0, so that an estimate is a function of its data alone. Where a task has a single run
+    there is no interval: resampled, that run would count as exact.
 
     Args:
         statistic: takes the samples' strata and treats leading axes as a batch.
         samples: strata, each resampled independently of the others.
-        generator: one seeded with 0 unless given, so that an estimate is a function of its data alone.
     """
-    generator = generator or np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     point = np.asarray(statistic(*samples))
-    if any(all(scores.shape[-1] < 2 for scores in strata) for strata in samples):
+    if any(scores.shape[-1] < 2 for strata in samples for scores in strata):
         nothing = np.full(point.shape, np.nan)
         return Estimate(point, nothing, nothing)
     # In parts, so that many tasks' long curves fit into memory.
@@ -142,7 +142,7 @@ def interval(
     batch = 2**20 // size + 1
     parts = [min(batch, repetitions - done) for done in range(0, repetitions, batch)]
     draws = np.concatenate([statistic(*(resample(s, part, generator) for s in samples)) for part in parts])
-    tail = (1 - confidence) / 2
+    tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
     return Estimate(point, low, high)
 

@@ -160,7 +160,7 @@ def log_quality_curve(results: Results) -> tuple:
         axis.set(xlabel="Mean return in the logs", ylabel=METRICS[metric])
         axis.set_title(results.titles[task], pad=28)
         axis.margins(0.12)
-    legend_below(drawing, axes[0])
+    legend_below(drawing, axes)
     sentence = f"From the logs of the lowest return to those of the highest, mean {metric_text(metric)} changes by"
     return f"{sentence} {listed(changes)}.", drawing
 
@@ -185,7 +185,7 @@ def log_draws(results: Results) -> tuple:
             axis.axhline(ppo.mean(), color=palette(results)[BASELINE], linestyle="--", label=title)
         axis.set(title=results.titles[task], xlabel="Mean return in the logs", ylabel=METRICS[metric])
         axis.margins(0.15)
-    legend_below(drawing, axes[0])
+    legend_below(drawing, axes)
     sentence = f"A point a run: {metric_text(metric)}, {seeds_text(results, methods)}."
     spans = frame.groupby("task").logs_return_mean.agg(["min", "max"])
     parts = [

@@ -73,8 +73,8 @@ def speed(results: Results) -> tuple:
         memory = timed.loc[timed.method == method, "peak_memory_bytes"]
         row["Peak memory, MiB"] = number(memory.mean() / MIB, 0)
         shown.append(row)
-    sentence = f"{results.titles[methods[0]]} makes {shown[0][results.titles[results.tasks[0]]]} steps"
-    sentence += f" per second on {results.titles[results.tasks[0]]}."
+    task = next(results.titles[t] for t in results.tasks if ((timed.task == t) & (timed.method == methods[0])).any())
+    sentence = f"{results.titles[methods[0]]} makes {shown[0][task]} steps per second on {task}."
     if (SUBJECT, "Time per step × PPO") in ratios:
         sentence = f"{results.titles[SUBJECT]} takes {ratios[SUBJECT, 'Time per step × PPO']} times PPO's time per"
         sentence += f" environment step and {ratios[SUBJECT, 'Memory × PPO']} times its peak memory."
@@ -131,7 +131,9 @@ def overhead(results: Results) -> tuple:
         else:
             shown.append(row)
     if not shown:
-        raise Absent(f"There are no timings of another method that are paired with {results.titles[BASELINE]}'s.")
+        raise Absent(
+            f"There are no timings of another method of the profile that are paired with {results.titles[BASELINE]}'s."
+        )
     if set(frame.device) == {"cpu"}:
         unmeasured = dict.fromkeys(shown[0], "") | dict.fromkeys(OVERHEAD, "not measured")
         shown.append(unmeasured | {"Method": f"{results.titles[SUBJECT]}, GPU"})
@@ -174,11 +176,12 @@ def ablations(results: Results) -> tuple:
             values.append({"task": "normalized difference", "method": method, "metric": metric, **numbers(change)})
             verdicts += [] if method == SUBJECT else [verdict(change)]
         shown.append(row)
-    parts = [f"{verdicts.count(kind)} {kind}" for kind in ("below", "above", "not distinguishable")]
-    sentence = f"Of {counted(len(names), 'variant')}, by {metric_text(metric)} over {counted(len(tasks), 'task')}:"
-    sentence += (
-        f" {listed(parts)} from the full {results.titles[SUBJECT]}." if set(verdicts) - {"n/a"} else " one seed."
-    )
+    kinds = {kind: kind for kind in ("below", "above", "not distinguishable")} | {"n/a": "without an interval"}
+    told = [f"{n} {text}" for kind, text in kinds.items() if (n := verdicts.count(kind)) or kind != "n/a"]
+    sentence = f"Of {counted(len(names), 'variant')}, by {metric_text(metric)} over {counted(len(scaled), 'task')},"
+    sentence += f" beside the full {results.titles[SUBJECT]}: {listed(told)}."
+    if not scaled:
+        sentence = "No task has a reference to normalize by, so the variants are compared by each task's means alone."
     return (
         sentence,
         pd.DataFrame(shown),
@@ -231,8 +234,9 @@ def log_qualities(results: Results) -> tuple:
         row[results.titles[BASELINE]] = spread(statistics.interval(statistics.mean, [ppo])) if len(ppo) else "missing"
         for base in bases:
             ours = own.loc[own.base == base, metric].to_numpy(float)
-            row[results.titles[base]] = "missing"
             if not len(ours):
+                variant = results.by_quality()[base].get(quality, "absent")
+                row[results.titles[base]] = "missing" if task in results.asked(variant) else "–"
                 continue
             estimate = statistics.interval(statistics.mean, [ours])
             value = {"task": task, "quality": quality, "method": base, "logs_return": logged, "seeds": len(ours)}
@@ -240,7 +244,7 @@ def log_qualities(results: Results) -> tuple:
             kind = "n/a"
             if len(ppo):
                 difference = statistics.difference([ours], [ppo])
-                value |= {f"minus_ppo_{name}": number for name, number in numbers(difference).items()}
+                value |= {f"minus_ppo_{name}": bound for name, bound in numbers(difference).items()}
                 kind = verdict(difference)
             row[results.titles[base]] = spread(estimate) + {"above": " ▲", "below": " ▼"}.get(kind, "")
             values.append(value)

@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -55,9 +56,13 @@ def panels(count: int, width: float = 3.6, height: float = 2.8, columns: int = 4
     return figure, axes[:count]
 
 
-def legend_below(figure: Figure, axis: Axes, columns: int = 6) -> None:
+def legend_below(figure: Figure, axes: Iterable[Axes], columns: int = 6) -> None:
     """One legend for all panels, under them, in as many of the ``columns`` as the figure's width has room for."""
-    handles, labels = axis.get_legend_handles_labels()
+    named: dict[str, Artist] = {}
+    for axis in axes:  # what one panel lacks another may show
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            named.setdefault(label, handle)
+    handles, labels = [*named.values()], [*named]
     for ncols in range(min(columns, len(labels)), 0, -1):
         legend = figure.legend(handles, labels, loc="outside lower center", ncols=ncols, frameon=False)
         if ncols == 1 or legend.get_window_extent().width <= figure.bbox.width:

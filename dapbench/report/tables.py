@@ -18,9 +18,9 @@ from dapbench.report.statistics import Estimate
 from dapbench.report.style import INTERVAL, counted, digits, listed, number, provenance, seeds_text, spread
 
 NOTE = f"Mean [{INTERVAL}] over seeds; bold: best mean; †: not distinguishable from it (the {INTERVAL} of the"
-NOTE += " difference contains zero)."
+NOTE += " difference contains zero); ‡: compared with it by the mean alone, as an interval needs two runs of each."
 PAIRED = "Methods that start from the same logs are compared by pairs of runs of one seed, and so of one draw of them."
-ONE_SEED = "With one seed there are no intervals, and nothing is marked as indistinguishable."
+ONE_SEED = "Bold: best mean. With one seed there are no intervals (‡)."
 PUBLISHED_STEPS = 1_000_000
 AGGREGATES = {
     "IQM": statistics.iqm,
@@ -119,7 +119,7 @@ def returns(results: Results, *metrics: str, methods: list[str] | None = None, t
 
 
 def against_best(method: str, scores: Mapping[str, np.ndarray], difference: Callable[[str, str], Estimate]) -> str:
-    """How a method's scores stand to those of the highest mean: best, not distinguishable, or nothing.
+    """How a method's scores stand to those of the highest mean: best, below, not distinguishable, or no interval.
 
     Args:
         difference: of the first method's mean from the second's.
@@ -128,7 +128,9 @@ def against_best(method: str, scores: Mapping[str, np.ndarray], difference: Call
     if method == best:
         return "best"
     estimate = difference(best, method)
-    return "" if np.isnan(estimate.low) or estimate.excludes_zero else "not distinguishable"
+    if np.isnan(estimate.low):
+        return "no interval"
+    return "below" if estimate.excludes_zero else "not distinguishable"
 
 
 def difference_of(
@@ -155,7 +157,7 @@ def difference_of(
 
 def marked(text: str, mark: str) -> str:
     """A cell of a table with the mark that `against_best` gives it."""
-    return {"best": f"**{text}**", "not distinguishable": f"{text} †"}.get(mark, text)
+    return {"best": f"**{text}**", "not distinguishable": f"{text} †", "no interval": f"{text} ‡"}.get(mark, text)
 
 
 def metric_text(metric: str) -> str:
@@ -177,7 +179,7 @@ def numbers(estimate: Estimate) -> dict[str, float]:
 
 def needs(results: Results, metric: str, *methods: str) -> None:
     """Raises Absent unless there are runs with ``metric`` of each of ``methods``."""
-    if results.summaries[metric].isna().all():
+    if results.summaries.loc[results.summaries.group == "main", metric].isna().all():
         raise Absent(without(results, metric))
     for method in methods:
         if method not in results.methods:
@@ -188,8 +190,8 @@ def needs(results: Results, metric: str, *methods: str) -> None:
 
 def without(results: Results, metric: str) -> str:
     """Why no run has a metric."""
-    if results.summaries.empty:
-        return "No run ended."
+    if not results.methods:
+        return "No run of the profile's main methods ended."
     if metric == "alc40" and not (results.summaries.epochs >= ALC_EPOCHS).any():
         return f"Fewer than {ALC_EPOCHS} epochs were run, so there is no ALC@40."
     if metric == "eval_return":
@@ -264,8 +266,8 @@ def wins(results: Results) -> tuple:
     for metric in METRICS:
         for task in results.tasks:
             ours = results.scores(metric, task, SUBJECT)
-            theirs = {m: s for m in results.baselines if len(s := results.scores(metric, task, m))}
-            if len(ours) and theirs:
+            theirs = {m: results.scores(metric, task, m) for m in results.baselines}
+            if len(ours) and all(map(len, theirs.values())):
                 rival = max(theirs, key=lambda m: theirs[m].mean())
                 estimate = difference_of(results, metric, SUBJECT, rival, [task])
                 result = {"above": "win", "below": "loss", "not distinguishable": "tie"}.get(verdict(estimate), "n/a")
@@ -273,7 +275,7 @@ def wins(results: Results) -> tuple:
                     {"metric": metric, "task": task, "strongest": rival, **numbers(estimate), "result": result}
                 )
     if not values:
-        raise Absent(f"No task has runs of both {results.titles[SUBJECT]} and a baseline.")
+        raise Absent(f"No task has runs of {results.titles[SUBJECT]} and of every baseline.")
     tidy = pd.DataFrame(values)
     shown = []
     for name, rows in tidy.groupby("metric", sort=False):
@@ -284,7 +286,8 @@ def wins(results: Results) -> tuple:
     sentence = f"{results.titles[SUBJECT]}'s mean final return is at or above the strongest baseline's on"
     sentence += f" {(final.estimate >= 0).sum()} of {counted(len(final), 'task')}."
     names = listed(results.titles[m] for m in results.baselines)
-    note = f"Baselines: {names}. A win or loss is one by the {INTERVAL} of the difference. {provenance(results)}"
+    note = f"Baselines: {names}, on the tasks that have runs of all of them. A win or loss is one by the {INTERVAL} of"
+    note += f" the difference. {provenance(results)}"
     return sentence, pd.DataFrame(shown), tidy, note
 
 

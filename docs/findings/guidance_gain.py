@@ -15,6 +15,7 @@ to many transitions of this one policy, which no on-policy method has. What is t
 import argparse
 import csv
 import json
+import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -210,14 +211,22 @@ def main() -> None:
     done = {tuple(row[name] for name in IDENTITY) for row in rows}
     wanted = [(task, seed, epochs) for seed in options.seeds for epochs in options.epochs for task in options.tasks]
     missing = [w for w in wanted if (options.method, options.quality, *map(str, w)) not in done]
+    failed: list[tuple[str, int, int]] = []
     with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
-        for job in as_completed([pool.submit(one, options, *w) for w in missing]):
+        jobs = {pool.submit(one, options, *w): w for w in missing}
+        for job in as_completed(jobs):
+            if error := job.exception():  # the others' rows are kept
+                failed.append(jobs[job])
+                print(f"{jobs[job]} failed: {error}", file=sys.stderr)
+                continue
             row = job.result()
             print(json.dumps(row), flush=True)
             rows.append(row)
             rows.sort(key=lambda r: [r[name] for name in IDENTITY])
             lines = [",".join(row), *(",".join(r[name] for name in row) for r in rows)]
             write_text(RESULTS, "\n".join(lines) + "\n")
+    if failed:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

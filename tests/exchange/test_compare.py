@@ -123,9 +123,22 @@ def test_a_profile_of_ours_is_put_beside(profile_results: Path, capsys: pytest.C
 def test_failed_runs_of_ours_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     write_run(Path("ours/0"))
     Path("ours/1").mkdir()
-    Path("ours/1/failure.json").write_text("{}")
+    Path("ours/1/failure.json").write_text('{"task": "hopper"}')
+    told = "dapbench: Failed runs of ours that are left out: 1.\n"
     assert compare(["ours"]) == 0
-    assert capsys.readouterr().err == "dapbench: Failed runs of ours that are left out: 1.\n"
+    assert capsys.readouterr().err == told
+    Path("ours/2").mkdir()
+    Path("ours/2/failure.json").write_text('{"task": "ant"}')
+    assert compare(["ours", "--task", "hopper"]) == 0
+    assert capsys.readouterr().err == told
+
+
+def test_runs_without_any_return(capsys: pytest.CaptureFixture[str]) -> None:
+    write_monitor(Path("theirs/train"))
+    write_monitor(Path("theirs/eval"))
+    Path("theirs/eval/monitor.csv").rename("theirs/eval/eval.monitor.csv")  # is of evaluations, and so of no run
+    assert compare(["theirs"]) == 0
+    assert "theirs (1 run," in capsys.readouterr().out
 
 
 def test_names(capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,6 +91,18 @@ def test_the_same_command_finishes_after_kills(project: Project, finished_projec
     assert project.stale() == []
 
 
+def test_a_cell_whose_code_changed_while_it_ran_is_not_recorded(project: Project) -> None:
+    driver = project.start(hold="train")
+    project.write("dapbench/ppo.py", "from dapbench.rl import environments  # otherwise\n")
+    project.release()
+    _, error = driver.communicate(timeout=120)
+    assert driver.returncode == 1
+    assert "online@tiny-hopper-ppo-0: dapbench/ppo.py changed while it ran; the same command runs it again" in error
+    project.calls()
+    assert project.repro(*ONLY_PPO).returncode == 0
+    assert project.calls() == PPO_CALLS
+
+
 def test_a_killed_command_says_so(project: Project) -> None:
     driver = project.start(hold="train")
     (command,) = project.commands()

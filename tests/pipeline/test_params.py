@@ -205,6 +205,11 @@ def test_a_method_with_too_many_files_is_one_line(project: Project) -> None:
         (["profile.tasks=[pong]"], "unknown task 'pong' .*; choose one of ant, hopper"),
         (["+profile.ablations=word"], "profile.ablations=word is no group of runs; give it methods"),
         (["+profile.ablations={methods: [ppo], epochs: 0}"], r"profile.ablations.epochs=0 is not a whole number"),
+        (
+            ["+profile.ablations={methods: [ppo], seeds: [a]}"],
+            r"profile\.ablations\.seeds=a is not a whole number",
+        ),
+        (["+profile.ablations={methods: [ppo], tasks: hopper}"], r"profile\.ablations\.tasks=hopper is not a list"),
         (["profile.overhead_tasks=[pong]"], "unknown task 'pong' .*; choose one of ant, hopper"),
         (
             ["profile.overhead_tasks=[ant]", "profile.overhead_methods=[sac]"],

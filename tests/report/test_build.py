@@ -1,5 +1,6 @@
 """Tables, figures, notebooks and the page, made of made-up results."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -99,6 +100,21 @@ def test_marks_of_the_best_and_of_what_cannot_be_told_from_it(small):
     item = tables.alc40(found)
     assert dict(zip(item.values.method, item.values["mark"], strict=True))["ppo_dap"] == "best"
     assert item.shown.loc[0, "PPO-DAP"].startswith("**")
+
+
+def test_a_single_run_is_marked_as_compared_by_its_mean_alone(small):
+    found = small(tasks=["hopper"], methods=["ppo", "ppo_dap"])
+    kept = found.summaries[(found.summaries.method == "ppo") | (found.summaries.seed == 0)]
+    item = tables.alc40(dataclasses.replace(found, summaries=kept))
+    assert item.shown.loc[0, "PPO"].endswith(" ‡")
+    assert "‡: compared with it by the mean alone" in item.note
+
+
+def test_a_legend_names_what_any_panel_shows(results):
+    without = results.curves[(results.curves.task != results.tasks[0]) | (results.curves.method == "ppo")]
+    drawn = figures.learning_curves(dataclasses.replace(results, curves=without)).figure
+    labels = {text.get_text() for text in drawn.legends[0].get_texts()}
+    assert labels == {results.titles[method] for method in results.methods}
 
 
 def test_both_readings_of_alc40_stand_side_by_side(results):
@@ -293,7 +309,7 @@ def test_a_legend_of_many_methods_fits_its_figure():
     drawing, axes = panels(2)
     for i in range(12):
         axes[0].plot([0, 1], label=f"a method with a long name {i}")
-    legend_below(drawing, axes[0])
+    legend_below(drawing, axes)
     drawing.canvas.draw()
     assert drawing.legends[0].get_window_extent().width <= drawing.bbox.width
     assert len(drawing.legends) == 1

@@ -117,6 +117,10 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[Callable[[Path], None], str]]]
         made_up.CONTROLS,
         [(failed, f"hopper/{method}/*") for method in ("ppo", "ppg", "ppo_dap")],
     ),
+    "every run but those of the controls failed": (
+        made_up.CONTROLS,
+        [(failed, f"*/{method}/*") for method in ("ppo", "ppg", "ppo_dap")],
+    ),
     "no episode of the ablations": (made_up.ABLATIONS, [(without_episodes, "*/ppo_dap_*/*")]),
     "one log quality": (made_up.QUALITIES, [(failed, "*/ppo_dap_expert/*")]),
     "no episode with expert logs": (made_up.QUALITIES, [(without_episodes, "*/ppo_dap_expert/*")]),

@@ -1,5 +1,6 @@
 """Run directories as frames: what is loaded, what is missing and what is malformed."""
 
+import dataclasses
 import json
 import shutil
 
@@ -130,6 +131,23 @@ def test_a_run_in_another_runs_place_is_malformed(tmp_path):
     shutil.copy(runs / "1" / "summary.json", runs / "0" / "summary.json")
     with pytest.raises(UserError, match="of another run"):
         load_results(tmp_path, profile)
+
+
+def test_runs_of_other_settings_are_not_averaged(tmp_path):
+    profile = made_up.profile(tasks=["hopper"], methods=["ppo"])
+    path = made_up.fabricate(tmp_path, profile) / "made_up/runs/hopper/ppo/1/summary.json"
+    summary = json.loads(path.read_text())
+    summary["config"]["method"]["learning_rate"] = 1.0
+    path.write_text(json.dumps(summary))
+    with pytest.raises(UserError, match=r"ppo/1/summary\.json has other settings of its method than seeds before it"):
+        load_results(tmp_path, profile)
+
+
+def test_a_task_on_which_nothing_was_measured_has_no_reference(small, monkeypatch):
+    monkeypatch.setattr("dapbench.report.results.reference_scores", dict)
+    found = small(tasks=["reacher"], methods=["ppo"])
+    summaries = found.summaries.assign(final_return=np.nan)
+    assert dataclasses.replace(found, summaries=summaries).references == {}
 
 
 def test_references_fall_back_on_these_results(small, monkeypatch):

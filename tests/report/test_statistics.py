@@ -114,6 +114,12 @@ def test_interval_of_two_runs_by_hand():
     assert statistics.interval(statistics.mean, [np.array([0.0, 1.0])]) == (0.5, 0.0, 1.0)
 
 
+def test_a_task_with_a_single_run_leaves_no_interval():
+    estimate = statistics.interval(statistics.mean, [np.array([0.0, 1.0]), np.array([3.0])])
+    assert estimate.point == 1.75
+    assert np.isnan([estimate.low, estimate.high]).all()
+
+
 def test_intervals_repeat():
     data = list(scores().T)
     assert statistics.interval(statistics.iqm, data) == statistics.interval(statistics.iqm, data)
