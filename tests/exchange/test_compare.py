@@ -1,5 +1,6 @@
 """`dapbench compare`: other programs' curves beside ours."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -133,7 +134,15 @@ def test_failed_runs_of_ours_are_told(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().err == told
 
 
-def test_runs_without_any_return(capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_without_any_return() -> None:
+    write_run(Path("ours/0"), epochs=1)
+    path = Path("ours/0/summary.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eval_return_start": None}))
+    with pytest.raises(UserError, match="no run of PPO holds a return: no episode ended, and none was evaluated"):
+        compare(["ours"])
+
+
+def test_a_folder_of_evaluations_monitors_is_no_run(capsys: pytest.CaptureFixture[str]) -> None:
     write_monitor(Path("theirs/train"))
     write_monitor(Path("theirs/eval"))
     Path("theirs/eval/monitor.csv").rename("theirs/eval/eval.monitor.csv")  # is of evaluations, and so of no run
